@@ -1,0 +1,38 @@
+"""mx_ops: OCP Microscaling (MX) quantization as PyTorch ops.
+
+Importing it registers the ops of ``torch.ops.mx``; the functions here are the same ops with torch's own dtypes.
+"""
+
+from . import library as _library  # noqa: F401  registers the ops
+from .formats import BLOCK_SIZES, FORMATS, SCALE_MODES, Format
+from .functional import (
+    dequantize,
+    fake_quant,
+    fake_quant_mxfp4,
+    fake_quant_mxfp8,
+    fold_seed,
+    mxfp4_fake_quant,
+    mxfp4_forward,
+    mxfp8_fake_quant,
+    mxfp8_forward,
+    quantize,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BLOCK_SIZES",
+    "FORMATS",
+    "SCALE_MODES",
+    "Format",
+    "dequantize",
+    "fake_quant",
+    "fake_quant_mxfp4",
+    "fake_quant_mxfp8",
+    "fold_seed",
+    "mxfp4_fake_quant",
+    "mxfp4_forward",
+    "mxfp8_fake_quant",
+    "mxfp8_forward",
+    "quantize",
+]

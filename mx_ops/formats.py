@@ -1,0 +1,103 @@
+"""Facts about the formats and the scale modes. Every fact stands here once; no other file names a format.
+
+Sources: element types and emax, OCP Microscaling Formats (MX) v1.0, sections 5.1 and 5.3; the scale mode ``floor``, section 6.3;
+``rceil`` is the rule of NVIDIA's hardware and libraries (the smallest scale that clips nothing).
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from dataclasses import dataclass
+
+import torch
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row of the table: an element type, and how blocks of it are stored.
+
+    A code is a sign bit above ``bits - 1`` bits of magnitude: exponent field, then mantissa. Magnitudes up to ``largest_code`` are
+    finite and ascend with their code; ``inf_code`` is infinity; every other one above ``largest_code`` is NaN.
+    """
+
+    name: str
+    element: str
+    bits: int  # of a code
+    mantissa_bits: int
+    emin: int  # exponent of the smallest normal number, and of the subnormal ones
+    emax: int  # exponent of the largest number
+    largest: float
+    nan_code: int  # the code of every element of a block that holds a NaN or an Inf; 0 where no code is NaN
+    inf_code: int | None
+    dtype: torch.dtype  # torch's own name for a byte of elements
+    block_size: int = 32
+
+    @property
+    def codes_per_byte(self) -> int:
+        """How many codes share a byte; the first of them takes the low bits."""
+        return 8 // self.bits
+
+    @functools.cached_property
+    def largest_code(self) -> int:
+        """The magnitude code of ``largest``."""
+        exponent_field = self.emax - self.emin + 1
+        fraction = self.largest / 2.0**self.emax - 1
+        return (exponent_field << self.mantissa_bits) + int(fraction * 2**self.mantissa_bits)
+
+    @property
+    def has_special_codes(self) -> bool:
+        """Whether some codes are NaN or infinite."""
+        return self.largest_code < 2 ** (self.bits - 1) - 1
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format("mxfp4", "E2M1", 4, 1, 0, 2, 6.0, 0x00, None, torch.float4_e2m1fn_x2),
+        Format("mxfp8_e4m3", "E4M3", 8, 3, -6, 8, 448.0, 0x7F, None, torch.float8_e4m3fn),
+        Format("mxfp8_e5m2", "E5M2", 8, 2, -14, 15, 57344.0, 0x7F, 0x7C, torch.float8_e5m2),
+    )
+}
+
+# A scale mode is one number a format: the block's scale exponent is floor(log2(amax)) - emax, plus one if the 23 mantissa bits of
+# amax exceed this threshold.
+SCALE_MODES = {
+    "floor": lambda fmt: 0x7FFFFF,  # no mantissa exceeds it: round the exponent down
+    "ceil": lambda fmt: 0,  # every amax that is no power of two rounds up
+    "rceil": lambda fmt: float32_bits(fmt.largest) & 0x7FFFFF,  # round up just when amax would clip
+    "even": lambda fmt: 2**23 - 2 ** (22 - fmt.mantissa_bits) - 1,  # round up when amax, rounded to the element's mantissa, carries
+}
+
+
+def float32_bits(value: float) -> int:
+    """The 32 bits of a float32, as an int."""
+    return struct.unpack("<I", struct.pack("<f", value))[0]
+
+
+def get_format(name: str, among: tuple[str, ...] = tuple(FORMATS)) -> Format:
+    """The row called ``name``. Raises ValueError, naming the known formats."""
+    if name not in among:
+        raise ValueError(f"unknown format {name!r}; the formats are {', '.join(map(repr, among))}")
+    return FORMATS[name]
+
+
+def get_threshold(fmt: Format, scale_mode: str | None, stochastic: bool) -> int:
+    """The threshold of a scale mode; None is floor, or rceil for stochastic rounding, which clipping would bias."""
+    if scale_mode is None:
+        scale_mode = "rceil" if stochastic else "floor"
+    if scale_mode not in SCALE_MODES:
+        raise ValueError(f"unknown scale mode {scale_mode!r}; the scale modes are {', '.join(map(repr, SCALE_MODES))}")
+    return SCALE_MODES[scale_mode](fmt)
+
+
+def get_block_size(fmt: Format, block_size: int | None) -> int:
+    """``block_size``, or the format's own. Raises ValueError, naming the sizes there are."""
+    if block_size is None:
+        return fmt.block_size
+    if block_size not in BLOCK_SIZES:
+        raise ValueError(f"unknown block size {block_size}; the block sizes are {', '.join(map(str, BLOCK_SIZES))}")
+    return block_size

@@ -1,0 +1,255 @@
+"""The ops as Python functions: torch's own dtypes instead of bytes, and seeds drawn where none is given."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .formats import get_format
+
+_ops = torch.ops.mx
+
+
+def quantize(
+    x: Tensor,
+    format: str,
+    stochastic_rounding: bool = False,
+    *,
+    seed: Tensor | int | None = None,
+    tensor_scale: Tensor | None = None,
+    dim: int = -1,
+    block_size: int | None = None,
+    scale_mode: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Quantize to MX blocks: element codes, and one power-of-two scale a block.
+
+    A block is ``block_size`` consecutive elements along ``dim`` (the last of a row may be short); its scale is
+    2^(floor(log2(amax)) - emax) under ``scale_mode="floor"`` (OCP MX v1.0, section 6.3). Elements are divided by the scale, rounded to
+    nearest even, and saturated. A block that holds a NaN or an Inf gets the NaN scale.
+
+    Args:
+        x: float32, bfloat16 or float16, of rank 1 or more, any strides.
+        format: ``"mxfp4"``, ``"mxfp8_e4m3"`` or ``"mxfp8_e5m2"``.
+        stochastic_rounding: round up with the probability of the remainder, by random numbers of `seed`. Then ``scale_mode`` is
+            ``"rceil"`` unless given: under ``"floor"`` a block's top clips, which biases.
+        seed: one int64 on x's device (or an int), the only source of randomness: the same seed gives the same bits on every device,
+            for every layout, compiled or not. A seed implies stochastic rounding. Without one, `torch.randint` draws it.
+        tensor_scale: for formats with a second scale, which these are not.
+        dim: the dim along which blocks lie.
+        block_size: 16, 32, 64, 128 or 256; the format's own (32) unless given.
+        scale_mode: ``"floor"``; ``"rceil"``, the smallest scale that clips nothing, as NVIDIA's hardware computes it; ``"ceil"``,
+            which rounds up to the next power of two; or ``"even"``, which rounds amax to the element's mantissa first.
+
+    Returns:
+        Elements, in the format's dtype (float4_e2m1fn_x2: two along ``dim`` in a byte, the first in the low bits; float8_e4m3fn;
+        float8_e5m2), and scales (float8_e8m0fnu), ceil(n / block_size) along ``dim``. Both have ``dim`` innermost in memory.
+
+    Raises:
+        ValueError: unknown format, scale mode or block size; an odd length along ``dim`` for mxfp4; a seed that does not fit.
+        TypeError: another dtype.
+        IndexError: ``dim`` out of range, or x of rank 0.
+
+    >>> x = torch.tensor([[1.0, -0.3, 6.0, 0.1]])
+    >>> elements, scales = mx_ops.quantize(x, "mxfp8_e4m3")
+    >>> elements.dtype, scales.view(torch.uint8)  # the scale is 2 to the 121 - 127, so that 6 becomes 384
+    (torch.float8_e4m3fn, tensor([[121]], dtype=torch.uint8))
+    >>> mx_ops.dequantize(elements, scales, "mxfp8_e4m3")
+    tensor([[ 1.0000, -0.3125,  6.0000,  0.1016]])
+    """
+    seed = _seed(x, stochastic_rounding, seed)
+    elements, scales = _ops.quantize(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
+    return elements.view(get_format(format).dtype), scales.view(torch.float8_e8m0fnu)
+
+
+def dequantize(
+    elements: Tensor,
+    scales: Tensor,
+    format: str,
+    *,
+    tensor_scale: Tensor | None = None,
+    dim: int = -1,
+    block_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The values of MX blocks: each element times its block's scale (OCP MX v1.0, section 5.1).
+
+    Args:
+        elements, scales: as `quantize` gives them, or the same bytes as uint8; any strides.
+        format, dim, block_size: as they were quantized.
+        tensor_scale: for formats with a second scale, which these are not.
+        dtype: float32, bfloat16 or float16. A finite product beyond its range saturates to its largest value; only a NaN scale or an
+            element that is NaN or Inf gives such a value.
+
+    Returns:
+        A tensor of ``dtype``, with ``dim`` innermost in memory.
+
+    Raises:
+        ValueError: unknown format or block size; scales whose shape does not fit.
+        TypeError: elements that are not of the format's dtype, or another ``dtype``.
+        IndexError: ``dim`` out of range.
+
+    >>> codes = torch.tensor([[0x21, 0xF6]], dtype=torch.uint8)  # low nibble first: 0.5, 1, 4, -6
+    >>> mx_ops.dequantize(codes, torch.tensor([[128]], dtype=torch.uint8), "mxfp4")  # times 2 to the 128 - 127
+    tensor([[  1.,   2.,   8., -12.]])
+    """
+    element_dtype = get_format(format).dtype
+    elements = _bytes(elements, element_dtype, f"elements of {format}")
+    scales = _bytes(scales, torch.float8_e8m0fnu, "scales")
+    return _ops.dequantize(elements, scales, format, tensor_scale, dim=dim, block_size=block_size, dtype=dtype)
+
+
+def fake_quant(
+    x: Tensor,
+    format: str,
+    stochastic_rounding: bool = False,
+    *,
+    seed: Tensor | int | None = None,
+    tensor_scale: Tensor | None = None,
+    dim: int = -1,
+    block_size: int | None = None,
+    scale_mode: str | None = None,
+) -> Tensor:
+    """What x becomes in MX: ``dequantize(quantize(x))`` in x's dtype, to the bit, in one pass. The gradient passes straight through.
+
+    Args and errors are those of `quantize`, but a length along ``dim`` may be odd.
+
+    Returns:
+        A tensor of x's shape, dtype and (if x is dense) strides.
+
+    >>> x = torch.tensor([1.0, -0.3, 6.0, 0.1], requires_grad=True)
+    >>> y = mx_ops.fake_quant(x, "mxfp4")
+    >>> y.detach()
+    tensor([ 1.0000, -0.5000,  6.0000,  0.0000])
+    >>> y.sum().backward()
+    >>> x.grad
+    tensor([1., 1., 1., 1.])
+    >>> mx_ops.fake_quant(x.detach(), "mxfp4", seed=7)  # -0.3 is rounded to -0.5 with probability 0.6, and to 0 otherwise
+    tensor([ 1.0000, -0.5000,  6.0000,  0.0000])
+    """
+    seed = _seed(x, stochastic_rounding, seed)
+    return _ops.fake_quant(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
+
+
+def mxfp4_fake_quant(
+    x: Tensor,
+    stochastic_rounding: bool = False,
+    *,
+    seed: Tensor | int | None = None,
+    dim: int = -1,
+    block_size: int | None = None,
+    scale_mode: str | None = None,
+) -> Tensor:
+    """`fake_quant` to MXFP4.
+
+    >>> mx_ops.mxfp4_fake_quant(torch.tensor([0.6, 2.4, -5.1]))
+    tensor([ 0.5000,  2.0000, -6.0000])
+    """
+    seed = _seed(x, stochastic_rounding, seed)
+    return _ops.mxfp4_fake_quant(x, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
+
+
+def mxfp8_fake_quant(
+    x: Tensor,
+    format: str = "e4m3",
+    stochastic_rounding: bool = False,
+    *,
+    seed: Tensor | int | None = None,
+    dim: int = -1,
+    block_size: int | None = None,
+    scale_mode: str | None = None,
+) -> Tensor:
+    """`fake_quant` to MXFP8, ``"e4m3"`` or ``"e5m2"``.
+
+    >>> mx_ops.mxfp8_fake_quant(torch.tensor([0.6, 2.4, -5.1]), "e5m2")
+    tensor([ 0.6250,  2.5000, -5.0000])
+    """
+    seed = _seed(x, stochastic_rounding, seed)
+    return _ops.mxfp8_fake_quant(x, format, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
+
+
+def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
+    """The seed of a layer, a step, a rank: a new seed for every choice of values, as random as the one it comes from.
+
+    One seed used everywhere gives the same noise everywhere. Fold into it what tells the calls apart. It is arithmetic on the seed's
+    own device: nothing is synchronized, and inside a compiled or captured graph it stays part of it.
+
+    Args:
+        seed: one int64.
+        values: ints, or int64 tensors of one element (a step counter under CUDA graphs).
+
+    Returns:
+        One int64, of shape [1], on seed's device.
+
+    Raises:
+        TypeError: a seed that is no int64 tensor.
+        ValueError: a seed of more than one element.
+
+    >>> seed = torch.tensor([42])
+    >>> layer3 = mx_ops.fold_seed(seed, 3)
+    >>> torch.equal(mx_ops.fold_seed(layer3, 100), mx_ops.fold_seed(seed, 3, 100))
+    True
+    """
+    if not isinstance(seed, Tensor) or seed.dtype != torch.int64:
+        raise TypeError(f"seed is {seed.dtype if isinstance(seed, Tensor) else type(seed).__name__}; it must be an int64 tensor")
+    if seed.numel() != 1:
+        raise ValueError(f"seed is of shape {tuple(seed.shape)}; it must have one element")
+    seed = seed.reshape(1)
+    for value in values:
+        # One step of SplitMix64 (Steele et al., 2014) scatters neighbouring seeds; products wrap around, and >> is made logical.
+        seed = seed - 0x61C8864680B583EB
+        seed = (seed ^ ((seed >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+        seed = (seed ^ ((seed >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+        seed = (seed ^ ((seed >> 31) & 0x1FFFFFFFF)) + value
+    return seed
+
+
+def mxfp4_forward(x: Tensor, stochastic_rounding: bool = False) -> Tensor:
+    """`mxfp4_fake_quant`, by the name of the kernel that it succeeds.
+
+    >>> mx_ops.mxfp4_forward(torch.tensor([0.6, 2.4, -5.1]))
+    tensor([ 0.5000,  2.0000, -6.0000])
+    """
+    return mxfp4_fake_quant(x, stochastic_rounding)
+
+
+def mxfp8_forward(x: Tensor, format: str = "e4m3", stochastic_rounding: bool = False) -> Tensor:
+    """`mxfp8_fake_quant`, by the name of the kernel that it succeeds.
+
+    >>> mx_ops.mxfp8_forward(torch.tensor([0.6, 2.4, -5.1]))
+    tensor([ 0.6250,  2.5000, -5.0000])
+    """
+    return mxfp8_fake_quant(x, format, stochastic_rounding)
+
+
+def fake_quant_mxfp4(x: Tensor, stochastic_rounding: bool = False) -> Tensor:
+    """`mxfp4_fake_quant`, by another name of the kernel that it succeeds.
+
+    >>> mx_ops.fake_quant_mxfp4(torch.tensor([0.6, 2.4, -5.1]))
+    tensor([ 0.5000,  2.0000, -6.0000])
+    """
+    return mxfp4_fake_quant(x, stochastic_rounding)
+
+
+def fake_quant_mxfp8(x: Tensor, stochastic_rounding: bool = False, format: str = "e4m3") -> Tensor:
+    """`mxfp8_fake_quant`, by another name of the kernel that it succeeds: here the format comes last.
+
+    >>> mx_ops.fake_quant_mxfp8(torch.tensor([0.6, 2.4, -5.1]))
+    tensor([ 0.6250,  2.5000, -5.0000])
+    """
+    return mxfp8_fake_quant(x, format, stochastic_rounding)
+
+
+def _seed(x: Tensor, stochastic_rounding: bool, seed: Tensor | int | None) -> Tensor | None:
+    """The seed tensor of a call: the one given, or one drawn on x's device, inside the graph if there is one."""
+    if isinstance(seed, int):
+        return torch.full((1,), seed, dtype=torch.int64, device=x.device)
+    if seed is None and stochastic_rounding:
+        return torch.randint(2**63 - 1, (1,), device=x.device)
+    return seed
+
+
+def _bytes(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """The bytes of a tensor of one-byte elements."""
+    if tensor.dtype not in (dtype, torch.uint8):
+        raise TypeError(f"{name} are {tensor.dtype}; they may be {dtype} or torch.uint8")
+    return tensor.view(torch.uint8)

@@ -1,0 +1,89 @@
+"""fake_quant in Triton."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..formats import Format
+from .launch import launch
+from .numerics import as_bits, as_float, largest_quotient, round_blocks, scale_value, with_sign
+from .tiling import View, inside, lanes, places, program_tile
+
+
+@triton.jit
+def fake_quant_kernel(
+    x_ptr,
+    out_ptr,
+    seed_ptr,  # None rounds to nearest
+    length,
+    rows,
+    length_tiles,
+    row_tiles,
+    size_a,
+    size_b,
+    x_length,
+    x_row,
+    x_a,
+    x_b,
+    x_c,
+    out_length,
+    out_row,
+    out_a,
+    out_b,
+    out_c,
+    place_length,
+    place_row,
+    place_a,
+    place_b,
+    place_c,
+    THRESHOLD: tl.constexpr,
+    DTYPE_MAX: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    LARGEST: tl.constexpr,
+    AXIS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ROWS_FIRST: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST)
+    row = lanes(ROWS, 0, WIDE)
+    element = lanes(BLOCKS, 1, WIDE) * BLOCK + lanes(BLOCK, 2, WIDE)
+    x_ptr += first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c
+    out_ptr += first * out_length + first_row * out_row + a * out_a + b * out_b + c * out_c
+    place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
+
+    if MASKED:
+        mask = inside(row, element, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
+        x = tl.load(x_ptr + (row * x_row + element * x_length), mask=mask, other=0).to(tl.float32)
+    else:
+        mask = None
+        x = tl.load(x_ptr + (row * x_row + element * x_length)).to(tl.float32)
+    byte, rounded, _, anchor = round_blocks(x, seed_ptr, place, place_row, place_length, THRESHOLD, MANTISSA_BITS, EMIN, EMAX, AXIS)
+    limit = tl.minimum(largest_quotient(byte, DTYPE_MAX), LARGEST)
+    value = tl.minimum(as_float(rounded) - as_float(anchor), limit) * scale_value(byte)
+    out = with_sign(value, as_bits(x)).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
+
+
+def fake_quant(x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int) -> bool:
+    """Fill out; False if the shape is beyond the kernel."""
+    return launch(
+        fake_quant_kernel,
+        (x, out, seed),
+        (View(x.stride()), View(out.stride()), places(x.shape, seed is not None)),
+        x.shape,
+        dim,
+        block_size,
+        fmt,
+        seeded=seed is not None,
+        THRESHOLD=threshold,
+        DTYPE_MAX=torch.finfo(out.dtype).max,
+    )

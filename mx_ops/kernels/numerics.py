@@ -1,0 +1,216 @@
+"""The rules as Triton device functions: the twin of `mx_ops/reference.py`, function by function and name by name.
+
+Its docstrings hold here. What is said here is what only a GPU needs to know. The constants of a format arrive as constexprs, spelled
+as its row's columns: see `constants`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from ..formats import Format
+
+EXPONENT = tl.constexpr(0x7F800000)
+MAGNITUDE = tl.constexpr(0x7FFFFFFF)
+SIGN = tl.constexpr(-0x80000000)
+
+
+def constants(fmt: Format) -> dict[str, Any]:
+    """The columns of a format's row that the device functions take."""
+    return {
+        "BITS": fmt.bits,
+        "MANTISSA_BITS": fmt.mantissa_bits,
+        "EMIN": fmt.emin,
+        "EMAX": fmt.emax,
+        "LARGEST": fmt.largest,
+        "LARGEST_CODE": fmt.largest_code,
+        "NAN_CODE": fmt.nan_code,
+        "INF_CODE": fmt.inf_code,
+        "CODES_PER_BYTE": fmt.codes_per_byte,
+        "HAS_SPECIAL_CODES": fmt.has_special_codes,
+    }
+
+
+@triton.jit
+def as_float(bits):
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def as_bits(value):
+    return value.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def scale_byte(amax_bits, EMAX: tl.constexpr, THRESHOLD: tl.constexpr):
+    exponent = (amax_bits + (0x7FFFFF - THRESHOLD)) >> 23
+    return tl.where(amax_bits >= EXPONENT, 255, tl.minimum(tl.maximum(exponent - EMAX, 0), 254))
+
+
+@triton.jit
+def scale_value(byte):
+    return as_float(tl.where(byte == 255, 0x7FC00000, tl.maximum(byte << 23, 0x400000)))
+
+
+@triton.jit
+def inverse_scale(byte):
+    return as_float(tl.maximum((254 - byte) << 23, 0x400000))
+
+
+@triton.jit
+def largest_quotient(byte, DTYPE_MAX: tl.constexpr):
+    return inverse_scale(tl.maximum(byte, 127)) * DTYPE_MAX
+
+
+@triton.jit
+def grid_exponent(y_bits, EMIN: tl.constexpr):
+    return tl.maximum(y_bits & EXPONENT, (EMIN + 127) << 23)
+
+
+@triton.jit
+def grid_anchor(exponent, MANTISSA_BITS: tl.constexpr):
+    return exponent + ((23 - MANTISSA_BITS) << 23)
+
+
+@triton.jit
+def round_to_nearest(y, anchor):
+    return as_bits(y + as_float(anchor))
+
+
+@triton.jit
+def round_stochastically(y, exponent, anchor, random, MANTISSA_BITS: tl.constexpr):
+    units_a_one = as_float(((127 + 17 + MANTISSA_BITS) << 23) - (exponent - (127 << 23)))
+    units = (y * units_a_one).to(tl.int32)
+    return anchor + ((units + (2 * random + 1)) >> 17)
+
+
+@triton.jit
+def encode(rounded, exponent, anchor, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, LARGEST_CODE: tl.constexpr):
+    binade = (exponent >> (23 - MANTISSA_BITS)) - ((EMIN + 127) << MANTISSA_BITS)
+    return tl.minimum(binade + (rounded - anchor), LARGEST_CODE)
+
+
+@triton.jit
+def decode(
+    magnitude,
+    limit,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    LARGEST_CODE: tl.constexpr,
+    INF_CODE: tl.constexpr,
+    HAS_SPECIAL_CODES: tl.constexpr,
+):
+    bits = (magnitude << (23 - MANTISSA_BITS)) + ((EMIN + 126) << 23)
+    subnormal = as_float(bits + (1 << 23)) - as_float(tl.full([], (EMIN + 127) << 23, tl.int32))
+    value = tl.where(magnitude < (1 << MANTISSA_BITS), subnormal, as_float(bits))
+    value = tl.minimum(value, limit)
+    if HAS_SPECIAL_CODES:
+        value = tl.where(magnitude > LARGEST_CODE, float("nan"), value)
+    if INF_CODE is not None:
+        value = tl.where(magnitude == INF_CODE, float("inf"), value)
+    return value
+
+
+@triton.jit
+def with_sign(value, sign_bits):
+    """ATen's copysign, for a value without a sign and the sign bit of an int32."""
+    return as_float(as_bits(value) | (sign_bits & SIGN))
+
+
+@triton.jit
+def pack(codes, BITS: tl.constexpr, CODES_PER_BYTE: tl.constexpr):
+    if CODES_PER_BYTE == 1:
+        return codes
+    low, high = tl.split(tl.reshape(codes, codes.shape[0], codes.shape[1], codes.shape[2] // 2, 2))
+    return low | (high << BITS)
+
+
+@triton.jit
+def unpack(packed, BITS: tl.constexpr, CODES_PER_BYTE: tl.constexpr):
+    if CODES_PER_BYTE == 1:
+        return packed
+    codes = tl.join(packed & ((1 << BITS) - 1), packed >> BITS)
+    return tl.reshape(codes, packed.shape[0], packed.shape[1], packed.shape[2] * 2)
+
+
+@triton.jit
+def philox(seed, counter):
+    zero = tl.zeros(counter.shape, tl.uint32)
+    return tl.philox(seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32), zero, zero)
+
+
+@triton.jit
+def words_in_order(w0, w1, w2, w3):
+    """Four words as eight half-words, in a new last axis."""
+    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # [.., 2, 2], in row-major order w0 w1 w2 w3
+    return tl.join(words & 0xFFFF, words >> 16)
+
+
+@triton.jit
+def random_bits(
+    seed,
+    place,
+    row_stride,
+    element_stride,
+    AXIS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """16 random bits for each element of a tile [ROWS, BLOCKS, BLOCK].
+
+    A place is a position in row-major order, each row of x rounded up to a multiple of eight: so place // 8 is the counter and
+    place % 8 the half-word. The tile's first element is at ``place``, its next row ``row_stride`` places on, its next element
+    ``element_stride``. AXIS is the axis of the tile along which places are neighbours, 2 for elements, 0 for rows: there one Philox
+    serves eight elements. -1 is neither (x's last dim lies across the tile's programs): each element makes its own.
+    """
+    if AXIS == 2:
+        groups = tl.arange(0, BLOCKS)[None, :, None] * (BLOCK // 8) + tl.arange(0, BLOCK // 8)[None, None, :]
+        counter = (place >> 3) + tl.arange(0, ROWS)[:, None, None].to(tl.int64) * (row_stride >> 3) + groups
+        w0, w1, w2, w3 = philox(seed, counter)
+        bits = tl.reshape(words_in_order(w0, w1, w2, w3), ROWS, BLOCKS, BLOCK)
+    else:
+        element = tl.arange(0, BLOCKS)[None, :, None] * BLOCK + tl.arange(0, BLOCK)[None, None, :]
+        if AXIS == 0:
+            groups = tl.arange(0, ROWS // 8)[:, None, None]
+            counter = (place >> 3) + groups + element.to(tl.int64) * (element_stride >> 3)
+            w0, w1, w2, w3 = philox(seed, counter)
+            halves = words_in_order(w0, w1, w2, w3)
+            bits = tl.reshape(tl.permute(halves, 0, 3, 4, 5, 1, 2), ROWS, BLOCKS, BLOCK)
+        else:
+            position = place + tl.arange(0, ROWS)[:, None, None].to(tl.int64) * row_stride + element.to(tl.int64) * element_stride
+            w0, w1, w2, w3 = philox(seed, position >> 3)
+            half = (position & 7).to(tl.int32)
+            word = tl.where(half < 4, tl.where(half < 2, w0, w1), tl.where(half < 6, w2, w3))
+            bits = (word >> ((half & 1) * 16).to(tl.uint32)) & 0xFFFF
+    return bits.to(tl.int32)
+
+
+@triton.jit
+def round_blocks(
+    x,
+    seed_ptr,
+    place,
+    place_row,
+    place_length,
+    THRESHOLD: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    AXIS: tl.constexpr,
+):
+    """What quantize and fake_quant share: the scale bytes of a tile of float32 blocks, and its magnitudes rounded to the grid."""
+    magnitude = as_bits(x) & MAGNITUDE
+    byte = scale_byte(tl.max(magnitude, axis=2, keep_dims=True), EMAX, THRESHOLD)
+    y = as_float(magnitude) * inverse_scale(byte)
+    exponent = grid_exponent(as_bits(y), EMIN)
+    anchor = grid_anchor(exponent, MANTISSA_BITS)
+    if AXIS is None:
+        rounded = round_to_nearest(y, anchor)
+    else:
+        random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, x.shape[0], x.shape[1], x.shape[2])
+        rounded = round_stochastically(y, exponent, anchor, random, MANTISSA_BITS)
+    return byte, rounded, exponent, anchor

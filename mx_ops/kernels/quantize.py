@@ -1,0 +1,111 @@
+"""quantize in Triton."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..formats import Format
+from .launch import launch
+from .numerics import as_bits, encode, pack, round_blocks
+from .tiling import View, inside, lanes, places, program_tile
+
+
+@triton.jit
+def quantize_kernel(
+    x_ptr,
+    elements_ptr,
+    scales_ptr,
+    seed_ptr,  # None rounds to nearest
+    length,
+    rows,
+    length_tiles,
+    row_tiles,
+    size_a,
+    size_b,
+    x_length,
+    x_row,
+    x_a,
+    x_b,
+    x_c,
+    elements_length,  # from one byte to the next, however many codes it holds
+    elements_row,
+    elements_a,
+    elements_b,
+    elements_c,
+    scales_length,  # from one block to the next
+    scales_row,
+    scales_a,
+    scales_b,
+    scales_c,
+    place_length,
+    place_row,
+    place_a,
+    place_b,
+    place_c,
+    THRESHOLD: tl.constexpr,
+    BITS: tl.constexpr,
+    CODES_PER_BYTE: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    LARGEST_CODE: tl.constexpr,
+    NAN_CODE: tl.constexpr,
+    AXIS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ROWS_FIRST: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST)
+    first_byte, first_block = first // CODES_PER_BYTE, first // BLOCK
+    row = lanes(ROWS, 0, WIDE)
+    block = lanes(BLOCKS, 1, WIDE)
+    element = block * BLOCK + lanes(BLOCK, 2, WIDE)
+    byte = block * (BLOCK // CODES_PER_BYTE) + lanes(BLOCK // CODES_PER_BYTE, 2, WIDE)
+    x_ptr += first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c
+    elements_ptr += first_byte * elements_length + first_row * elements_row + a * elements_a + b * elements_b + c * elements_c
+    scales_ptr += first_block * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c
+    place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
+
+    if MASKED:
+        x_mask = inside(row, element, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
+        byte_mask = inside(row, byte * CODES_PER_BYTE, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
+        block_mask = inside(row, block * BLOCK, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
+        x = tl.load(x_ptr + (row * x_row + element * x_length), mask=x_mask, other=0).to(tl.float32)
+    else:
+        byte_mask = None
+        block_mask = None
+        x = tl.load(x_ptr + (row * x_row + element * x_length)).to(tl.float32)
+    scale, rounded, exponent, anchor = round_blocks(x, seed_ptr, place, place_row, place_length, THRESHOLD, MANTISSA_BITS, EMIN, EMAX, AXIS)
+    code = encode(rounded, exponent, anchor, MANTISSA_BITS, EMIN, LARGEST_CODE)
+    code |= (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))
+    code = tl.where(scale == 255, NAN_CODE, code)
+    packed = pack(code.to(tl.uint8), BITS, CODES_PER_BYTE)
+    tl.store(elements_ptr + (row * elements_row + byte * elements_length), packed, mask=byte_mask)
+    tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
+
+
+def quantize(
+    x: Tensor, elements: Tensor, scales: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int
+) -> bool:
+    """Fill elements and scales; False if the shape is beyond the kernel."""
+    return launch(
+        quantize_kernel,
+        (x, elements, scales, seed),
+        (
+            View(x.stride()),
+            View(elements.stride(), fmt.codes_per_byte),
+            View(scales.stride(), block_size),
+            places(x.shape, seed is not None),
+        ),
+        x.shape,
+        dim,
+        block_size,
+        fmt,
+        seeded=seed is not None,
+        THRESHOLD=threshold,
+    )

@@ -1,0 +1,164 @@
+"""How tensors of any shape and strides become a grid of tiles: the plan on the host, and a program's share of it on the device.
+
+An op sees its tensors as [c, b, a, rows, length]: ``length`` is the blocked dim, ``rows`` the innermost in memory of the others, and
+a, b, c the rest. Dims that one stride walks in every tensor are merged first, so most tensors have only rows and length, and a
+contiguous one whose rows are whole blocks has only length. A program works on one tile [ROWS, BLOCKS, BLOCK] of rows and length.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+OUTER_DIMS = 3  # a, b and c
+
+# Elements in a tile, and how many of its rows a tile takes at most when rows are the innermost in memory.
+TILE = 4096
+ROWS_INNERMOST = 64
+
+
+class View(NamedTuple):
+    """One of an op's tensors: its strides, dim by dim, and how many elements along the blocked dim one of its entries stands for."""
+
+    strides: tuple[int, ...]
+    unit: int = 1
+
+
+class Plan(NamedTuple):
+    """A launch: its grid, and the kernel's arguments after the pointers."""
+
+    grid: tuple[int]
+    sizes_and_strides: tuple[int, ...]  # length, rows, tiles of each, size_a, size_b; then length, rows, a, b, c of each view
+    constants: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(shape: tuple[int, ...], dim: int, block_size: int, seeded: bool, *views: View) -> Plan | None:
+    """How to cover a tensor of this shape; None if more of its dims refuse to merge than a kernel has room for.
+
+    The first view is the one whose memory order the tiles follow; if ``seeded``, the last one is `places`.
+    """
+    length, length_strides = shape[dim], [view.strides[dim] for view in views]
+    outer = _merge(shape, dim, views)
+    rows, row_strides = outer.pop() if outer else (1, [0] * len(views))
+    merges = all(row * view.unit == length * along for row, along, view in zip(row_strides, length_strides, views))
+    if length % block_size == 0 and merges:
+        length *= rows
+        rows, row_strides = outer.pop() if outer else (1, [0] * len(views))
+    if len(outer) > OUTER_DIMS:
+        return None
+    outer = outer[::-1] + [(1, [0] * len(views))] * (OUTER_DIMS - len(outer))
+
+    axis = (2 if length_strides[-1] == 1 else 0 if row_strides[-1] == 1 else -1) if seeded else None
+    rows_first = rows > 1 and row_strides[0] < length_strides[0]
+    tile_blocks, tile_rows = _tile(length, rows, block_size, rows_first, fewest_rows=8 if axis == 0 else 1)
+    tile_length = tile_blocks * block_size
+    length_tiles, row_tiles = -(-length // tile_length), -(-rows // tile_rows)
+    reach = max(tile_rows * row + tile_length * along for row, along in zip(row_strides, length_strides))
+    strides = zip(length_strides, row_strides, *(entry[1] for entry in outer))
+    return Plan(
+        (length_tiles * row_tiles * math.prod(size for size, _ in outer),),
+        (length, rows, length_tiles, row_tiles, outer[0][0], outer[1][0], *itertools.chain.from_iterable(strides)),
+        {
+            "AXIS": axis,
+            "BLOCK": block_size,
+            "BLOCKS": tile_blocks,
+            "ROWS": tile_rows,
+            "ROWS_FIRST": rows_first,
+            "MASKED": length % tile_length != 0 or rows % tile_rows != 0,
+            "WIDE": reach >= 2**31,
+        },
+    )
+
+
+def places(shape: tuple[int, ...], seeded: bool) -> View:
+    """The view of an op's random numbers, as `numerics.random_bits` counts them: row-major, each row rounded up to a multiple of eight."""
+    if not seeded:
+        return View((0,) * len(shape))
+    strides = [1]
+    for size in reversed((*shape[1:-1], -(-shape[-1] // 8) * 8) if len(shape) > 1 else ()):
+        strides.append(strides[-1] * size)
+    return View(tuple(reversed(strides)))
+
+
+def _merge(shape: tuple[int, ...], dim: int, views: tuple[View, ...]) -> list[tuple[int, list[int]]]:
+    """All dims but ``dim`` as (size, stride in each view), outermost in memory first, merged where one stride walks two in every view."""
+    dims = [(shape[d], [view.strides[d] for view in views]) for d in range(len(shape)) if d != dim and shape[d] > 1]
+    dims.sort(key=lambda entry: entry[1][0] or math.inf, reverse=True)  # an expanded dim, of stride 0, is outermost
+    merged: list[tuple[int, list[int]]] = []
+    for size, strides in dims:
+        if merged and all(outer == size * inner for outer, inner in zip(merged[-1][1], strides)):
+            size *= merged.pop()[0]
+        merged.append((size, strides))
+    return merged
+
+
+def _tile(length: int, rows: int, block_size: int, rows_first: bool, fewest_rows: int) -> tuple[int, int]:
+    """BLOCKS and ROWS of a tile."""
+    blocks, rows = triton.next_power_of_2(-(-length // block_size)), max(fewest_rows, triton.next_power_of_2(rows))
+    if rows_first:
+        rows = min(rows, ROWS_INNERMOST)
+        return min(blocks, max(1, TILE // (block_size * rows))), rows
+    blocks = min(blocks, max(1, TILE // (block_size * fewest_rows)))
+    return blocks, min(rows, max(fewest_rows, TILE // (block_size * blocks)))
+
+
+@triton.jit
+def program_tile(
+    length_tiles,
+    row_tiles,
+    size_a,
+    size_b,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ROWS_FIRST: tl.constexpr,
+):
+    """This program's tile: its first element along length, its first row, and its a, b and c; all int64."""
+    program = tl.program_id(0)
+    if ROWS_FIRST:
+        row_tile, rest = program % row_tiles, program // row_tiles
+        length_tile, outer = rest % length_tiles, rest // length_tiles
+    else:
+        length_tile, rest = program % length_tiles, program // length_tiles
+        row_tile, outer = rest % row_tiles, rest // row_tiles
+    a, b, c = outer % size_a, (outer // size_a) % size_b, outer // size_a // size_b
+    first, row = length_tile.to(tl.int64) * (BLOCKS * BLOCK), row_tile.to(tl.int64) * ROWS
+    return first, row, a.to(tl.int64), b.to(tl.int64), c.to(tl.int64)
+
+
+@triton.jit
+def inside(
+    row,
+    element,
+    first_row,
+    first,
+    rows,
+    length,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The mask of a tile that overhangs."""
+    rows_left = tl.minimum(rows - first_row, ROWS).to(tl.int32)
+    elements_left = tl.minimum(length - first, BLOCKS * BLOCK).to(tl.int32)
+    return (row < rows_left) & (element < elements_left)
+
+
+@triton.jit
+def lanes(COUNT: tl.constexpr, AXIS: tl.constexpr, WIDE: tl.constexpr):
+    """0 .. COUNT - 1 along an axis of a tile."""
+    lane = tl.arange(0, COUNT)
+    if WIDE:
+        lane = lane.to(tl.int64)
+    if AXIS == 0:
+        return lane[:, None, None]
+    elif AXIS == 1:
+        return lane[None, :, None]
+    else:
+        return lane[None, None, :]

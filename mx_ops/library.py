@@ -1,0 +1,215 @@
+"""Everything torch.library: schemas, checks, allocation, dispatch, fakes and gradients of the ops in ``torch.ops.mx``.
+
+Each op is one function, from arguments to a checked `Call` whose outputs are allocated. The implementation runs that call; the fake
+stops short of it. So shapes, dtypes, strides and errors cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
+
+library = torch.library.Library("mx", "DEF")
+
+
+class Rule(NamedTuple):
+    """What a call's arguments resolve to, tensors aside: what `reference` and `kernels` take after the tensors."""
+
+    fmt: Format
+    dim: int  # not negative
+    block_size: int
+    threshold: int
+
+
+class Call(NamedTuple):
+    """A checked call: its kernel and twin by name, the tensors and the rule they take, and which of the tensors are the outputs."""
+
+    name: str
+    tensors: tuple[Tensor | None, ...]
+    rule: tuple
+    outputs: Any  # a Tensor, or a tuple of them
+
+    def run(self) -> Any:
+        """Fill the outputs: by the kernel where the device has one that takes these shapes, else by the reference."""
+        first = self.tensors[0]
+        kernels = kernels_for(first.device.type) if first is not None else None
+        if kernels is None or not getattr(kernels, self.name)(*self.tensors, *self.rule):
+            getattr(reference, self.name)(*self.tensors, *self.rule)
+        return self.outputs
+
+
+@functools.cache
+def kernels_for(device_type: str) -> ModuleType | None:
+    """The Triton kernels, if they serve this type of device."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device_type not in ("cuda", "xpu", *(["cpu"] if interpreted else [])) or importlib.util.find_spec("triton") is None:
+        return None
+    from . import kernels
+
+    return kernels
+
+
+# Checks: plain errors, before anything is allocated.
+
+
+@functools.cache
+def resolve(ndim: int, format: str, dim: int, block_size: int | None, scale_mode: str | None, stochastic: bool) -> Rule:
+    """Check the arguments that are no tensors. Raises ValueError and IndexError."""
+    fmt = get_format(format)
+    if ndim == 0:
+        raise IndexError("a tensor of rank 0 has no dim to take blocks along: use x.reshape(1)")
+    if not -ndim <= dim < ndim:
+        raise IndexError(f"dim {dim} is out of range for a tensor of rank {ndim}: give one from {-ndim} to {ndim - 1}")
+    return Rule(fmt, dim % ndim, get_block_size(fmt, block_size), get_threshold(fmt, scale_mode, stochastic))
+
+
+def check_input(x: Tensor, seed: Tensor | None, tensor_scale: Tensor | None, fmt: Format) -> None:
+    """Check the tensors of quantize and fake_quant. Raises TypeError and ValueError."""
+    if x.dtype not in DTYPES:
+        raise TypeError(f"input is {x.dtype}; it may be {', '.join(map(str, DTYPES))}")
+    if seed is not None and (seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != x.device):
+        raise ValueError(
+            f"seed is {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}; it must be one int64 on the input's device, such as"
+            f" torch.randint(2**63 - 1, (1,), device='{x.device}')"
+        )
+    check_tensor_scale(tensor_scale, fmt)
+
+
+def check_codes(elements: Tensor, scales: Tensor, tensor_scale: Tensor | None, rule: Rule, dtype: torch.dtype) -> None:
+    """Check the tensors of dequantize. Raises TypeError and ValueError."""
+    for name, tensor in (("elements", elements), ("scales", scales)):
+        if tensor.dtype != torch.uint8:
+            raise TypeError(f"{name} are {tensor.dtype}; the op takes bytes: use {name}.view(torch.uint8), or mx_ops.dequantize")
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype is {dtype}; it may be {', '.join(map(str, DTYPES))}")
+    shape = list(elements.shape)
+    shape[rule.dim] = count_blocks(shape[rule.dim] * rule.fmt.codes_per_byte, rule)
+    torch._check_value(
+        scales.ndim == elements.ndim and all(have == want for have, want in zip(scales.shape, shape)),
+        lambda: (
+            f"scales of shape {tuple(scales.shape)} do not fit elements of shape {tuple(elements.shape)}: {rule.fmt.name} in blocks"
+            f" of {rule.block_size} along dim {rule.dim} has scales of shape {tuple(shape)}"
+        ),
+    )
+    if scales.device != elements.device:
+        raise ValueError(f"scales are on {scales.device}, elements on {elements.device}: move them to one device")
+    check_tensor_scale(tensor_scale, rule.fmt)
+
+
+def check_tensor_scale(tensor_scale: Tensor | None, fmt: Format) -> None:
+    """Refuse a second scale. Raises ValueError."""
+    if tensor_scale is not None:
+        raise ValueError(f"{fmt.name} has no scale for the whole tensor: leave tensor_scale out")
+
+
+# Allocation: the blocked dim is the innermost in memory, as matrix units read it.
+
+
+def count_blocks(length: int, rule: Rule) -> int:
+    """How many blocks there are in a row, the last perhaps short."""
+    return -(-length // rule.block_size)
+
+
+def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> Tensor:
+    """A tensor of like's shape, but ``length`` along the blocked dim."""
+    others = [*like.shape[: rule.dim], *like.shape[rule.dim + 1 :]]
+    return like.new_empty([*others, length], dtype=dtype).movedim(-1, rule.dim)
+
+
+# The ops. The dispatcher leaves out arguments that equal the schema's defaults, so the functions' defaults are the same.
+
+
+def op(schema: str, backward: Callable | None = None) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+    """Define an op by its schema; register what the function says as its implementation on every backend, its fake, its gradient.
+
+    Schemas are forever: they only append arguments with defaults.
+    """
+
+    def register(function: Callable[..., Call]) -> Callable[..., Call]:
+        name = library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+        library.impl(name, lambda *args, **kwargs: function(*args, **kwargs).run(), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"mx::{name}", lambda *args, **kwargs: function(*args, **kwargs).outputs, lib=library)
+        if backward is not None:
+            torch.library.register_autograd(f"mx::{name}", backward, lib=library)
+        return function
+
+    return register
+
+
+def straight_through(ctx, grad):
+    """The gradient of every fake_quant: that of the identity."""
+    return (grad, *[None] * (len(ctx.needs_input_grad) - 1))
+
+
+@op(
+    "quantize(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *,"
+    " int dim=-1, int? block_size=None, str? scale_mode=None) -> (Tensor elements, Tensor scales)"
+)
+def quantize(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
+    rule = resolve(input.ndim, format, dim, block_size, scale_mode, seed is not None)
+    check_input(input, seed, tensor_scale, rule.fmt)
+    length, per_byte = input.shape[rule.dim], rule.fmt.codes_per_byte
+    torch._check_value(
+        length % per_byte == 0,
+        lambda: (
+            f"{rule.fmt.name} packs {per_byte} elements a byte, so the length {length} of dim {rule.dim} must be even: pad the input,"
+            " or use fake_quant, which takes any length"
+        ),
+    )
+    elements = empty_blocked(input, rule, length // per_byte, torch.uint8)
+    scales = empty_blocked(input, rule, count_blocks(length, rule), torch.uint8)
+    return Call("quantize", (input, elements, scales, seed), rule, (elements, scales))
+
+
+@op(
+    "dequantize(Tensor elements, Tensor scales, str format, Tensor? tensor_scale=None, *,"
+    " int dim=-1, int? block_size=None, ScalarType dtype=float) -> Tensor"
+)
+def dequantize(elements, scales, format, tensor_scale=None, *, dim=-1, block_size=None, dtype=torch.float32) -> Call:
+    rule = resolve(elements.ndim, format, dim, block_size, None, False)
+    check_codes(elements, scales, tensor_scale, rule, dtype)
+    out = empty_blocked(elements, rule, elements.shape[rule.dim] * rule.fmt.codes_per_byte, dtype)
+    return Call("dequantize", (elements, scales, out), (rule.fmt, rule.dim, rule.block_size), out)
+
+
+@op(
+    "fake_quant(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *,"
+    " int dim=-1, int? block_size=None, str? scale_mode=None) -> Tensor",
+    backward=straight_through,
+)
+def fake_quant(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
+    rule = resolve(input.ndim, format, dim, block_size, scale_mode, seed is not None)
+    check_input(input, seed, tensor_scale, rule.fmt)
+    out = torch.empty_like(input)
+    return Call("fake_quant", (input, out, seed), rule, out)
+
+
+@op(
+    "mxfp4_fake_quant(Tensor input, Tensor? seed=None, *, int dim=-1, int? block_size=None, str? scale_mode=None) -> Tensor",
+    backward=straight_through,
+)
+def mxfp4_fake_quant(input, seed=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
+    return fake_quant(input, "mxfp4", seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
+
+
+@op(
+    'mxfp8_fake_quant(Tensor input, str format="e4m3", Tensor? seed=None, *,'
+    " int dim=-1, int? block_size=None, str? scale_mode=None) -> Tensor",
+    backward=straight_through,
+)
+def mxfp8_fake_quant(input, format="e4m3", seed=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
+    prefix = "mxfp8_"
+    known = [name.removeprefix(prefix) for name in FORMATS if name.startswith(prefix)]
+    if format not in known:
+        raise ValueError(f"unknown MXFP8 format {format!r}; the formats are {', '.join(map(repr, known))}")
+    return fake_quant(input, prefix + format, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)

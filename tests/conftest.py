@@ -1,0 +1,44 @@
+"""What every test shares: the devices, and a summary of what ran where.
+
+The same suite runs three ways: on CPU through the reference, with TRITON_INTERPRET=1 on CPU through the Triton kernels, and on a GPU
+through the Triton kernels whenever there is one.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() and not INTERPRETED else [])
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device of this machine that has an implementation to test."""
+    return request.param
+
+
+def pytest_report_header() -> list[str]:
+    """Versions, and what each device runs."""
+    try:
+        import triton
+
+        version = triton.__version__
+    except ImportError:
+        version = "not installed"
+    cpu = "Triton kernels, interpreted" if INTERPRETED else "ATen reference"
+    lines = [f"torch {torch.__version__}, triton {version}", f"cpu: {cpu}"]
+    if "cuda" in DEVICES:
+        lines.append(f"cuda: Triton kernels on {torch.cuda.get_device_name()}")
+    else:
+        lines.append("cuda: not run" + (" (TRITON_INTERPRET=1)" if INTERPRETED else " (no GPU)"))
+    return [f"mx_ops {line}" for line in lines]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Repeat it last: what was not run should not have to be looked for."""
+    for line in pytest_report_header():
+        terminalreporter.write_line(line)
