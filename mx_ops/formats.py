@@ -21,7 +21,7 @@ class Format:
     """A row of the table: an element type, and how blocks of it are stored.
 
     A code is a sign bit above ``bits - 1`` bits of magnitude: exponent field, then mantissa. Magnitudes up to ``largest_code`` are
-    finite and ascend with their code; ``inf_code`` is infinity; every other one above ``largest_code`` is NaN.
+    finite and ascend with their code; those above are as in IEEE 754: the exponent field is all ones, mantissa 0 is infinity, others NaN.
     """
 
     name: str
@@ -32,7 +32,6 @@ class Format:
     emax: int  # exponent of the largest number
     largest: float
     nan_code: int  # the code of every element of a block that holds a NaN or an Inf; 0 where no code is NaN
-    inf_code: int | None
     dtype: torch.dtype  # torch's own name for a byte of elements
     block_size: int = 32
 
@@ -40,6 +39,11 @@ class Format:
     def codes_per_byte(self) -> int:
         """How many codes share a byte; the first of them takes the low bits."""
         return 8 // self.bits
+
+    @property
+    def nan_byte(self) -> int:
+        """A byte of `nan_code`."""
+        return sum(self.nan_code << (index * self.bits) for index in range(self.codes_per_byte))
 
     @functools.cached_property
     def largest_code(self) -> int:
@@ -57,9 +61,9 @@ class Format:
 FORMATS = {
     row.name: row
     for row in (
-        Format("mxfp4", "E2M1", 4, 1, 0, 2, 6.0, 0x00, None, torch.float4_e2m1fn_x2),
-        Format("mxfp8_e4m3", "E4M3", 8, 3, -6, 8, 448.0, 0x7F, None, torch.float8_e4m3fn),
-        Format("mxfp8_e5m2", "E5M2", 8, 2, -14, 15, 57344.0, 0x7F, 0x7C, torch.float8_e5m2),
+        Format("mxfp4", "E2M1", 4, 1, 0, 2, 6.0, 0x00, torch.float4_e2m1fn_x2),
+        Format("mxfp8_e4m3", "E4M3", 8, 3, -6, 8, 448.0, 0x7F, torch.float8_e4m3fn),
+        Format("mxfp8_e5m2", "E5M2", 8, 2, -14, 15, 57344.0, 0x7F, torch.float8_e5m2),
     )
 }
 

@@ -87,9 +87,9 @@ def decode(magnitude: Tensor, limit: Tensor, fmt: Format) -> Tensor:
     value = torch.where(magnitude < (1 << fmt.mantissa_bits), subnormal, bits.view(torch.float32))
     value = torch.minimum(value, limit)
     if fmt.has_special_codes:
-        value = torch.where(magnitude > fmt.largest_code, math.nan, value)
-    if fmt.inf_code is not None:
-        value = torch.where(magnitude == fmt.inf_code, math.inf, value)
+        # The exponent field is all ones: so it is in the float32, which then is Inf or NaN by the same rule.
+        special = (magnitude << (23 - fmt.mantissa_bits)) + ((256 - (1 << (fmt.bits - 1 - fmt.mantissa_bits))) << 23)
+        value = torch.where(magnitude > fmt.largest_code, special.view(torch.float32), value)
     return value
 
 
@@ -206,9 +206,9 @@ def quantize(
         blocks, byte, rounded, exponent, anchor = _round_blocks(x, seed, piece, dim, block_size, threshold, fmt)
         code = encode(rounded, exponent, anchor, fmt)
         code = code | ((blocks.view(torch.int32) >> (32 - fmt.bits)) & (1 << (fmt.bits - 1)))
-        code = torch.where(byte == 255, fmt.nan_code, code)
+        packed = torch.where(byte == 255, fmt.nan_byte, pack(code, fmt))
         part = _part(elements, piece, dim, fmt.codes_per_byte)
-        part.copy_(_unblocks(pack(code, fmt), part.shape[-1]))
+        part.copy_(_unblocks(packed, part.shape[-1]))
         _part(scales, piece, dim, block_size).copy_(byte.squeeze(-1))
 
 

@@ -45,7 +45,6 @@ def dequantize_kernel(
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
-    INF_CODE: tl.constexpr,
     HAS_SPECIAL_CODES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -76,7 +75,7 @@ def dequantize_kernel(
         scale = tl.load(scales_ptr + (row * scales_row + block * scales_length)).to(tl.int32)
     code = unpack(packed, BITS, CODES_PER_BYTE).to(tl.int32)
     limit = largest_quotient(scale, DTYPE_MAX)
-    value = decode(code & ((1 << (BITS - 1)) - 1), limit, MANTISSA_BITS, EMIN, LARGEST_CODE, INF_CODE, HAS_SPECIAL_CODES)
+    value = decode(code & ((1 << (BITS - 1)) - 1), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
     out = with_sign(value * scale_value(scale), code << (32 - BITS)).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
@@ -91,6 +90,5 @@ def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: 
         dim,
         block_size,
         fmt,
-        seeded=False,
         DTYPE_MAX=torch.finfo(out.dtype).max,
     )

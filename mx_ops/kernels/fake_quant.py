@@ -78,12 +78,12 @@ def fake_quant(x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: in
     return launch(
         fake_quant_kernel,
         (x, out, seed),
-        (View(x.stride()), View(out.stride()), places(x.shape, seed is not None)),
+        (View(x.stride()), View(out.stride())),
         x.shape,
         dim,
         block_size,
         fmt,
-        seeded=seed is not None,
+        places(x.shape, seed is not None),
         THRESHOLD=threshold,
         DTYPE_MAX=torch.finfo(out.dtype).max,
     )

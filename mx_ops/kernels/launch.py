@@ -22,17 +22,24 @@ def launch(
     dim: int,
     block_size: int,
     fmt: Format,
-    seeded: bool,
+    places: View | None = None,
     **options: Any,
 ) -> bool:
     """Run a kernel over tensors of this shape; False, and nothing done, if `plan` has none for it."""
     if 0 in shape:
         return True
-    planned = plan(tuple(shape), dim, block_size, seeded, *views)
+    planned = plan(tuple(shape), dim, block_size, views, places)
     if planned is None:
         return False
     with _current(tensors[0].device):
-        kernel[planned.grid](*tensors, *planned.sizes_and_strides, **_columns(kernel, fmt), **planned.constants, **options)
+        kernel[planned.grid](
+            *tensors,
+            *planned.sizes_and_strides,
+            **_columns(kernel, fmt),
+            **planned.constants,
+            **options,
+            enable_fp_fusion=True,  # it cannot change a bit; Triton's default moves from version to version
+        )
     return True
 
 

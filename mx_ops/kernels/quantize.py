@@ -51,7 +51,7 @@ def quantize_kernel(
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
-    NAN_CODE: tl.constexpr,
+    NAN_BYTE: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -83,9 +83,8 @@ def quantize_kernel(
     scale, rounded, exponent, anchor = round_blocks(x, seed_ptr, place, place_row, place_length, THRESHOLD, MANTISSA_BITS, EMIN, EMAX, AXIS)
     code = encode(rounded, exponent, anchor, MANTISSA_BITS, EMIN, LARGEST_CODE)
     code |= (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))
-    code = tl.where(scale == 255, NAN_CODE, code)
-    packed = pack(code.to(tl.uint8), BITS, CODES_PER_BYTE)
-    tl.store(elements_ptr + (row * elements_row + byte * elements_length), packed, mask=byte_mask)
+    packed = tl.where(scale == 255, NAN_BYTE, pack(code, BITS, CODES_PER_BYTE))
+    tl.store(elements_ptr + (row * elements_row + byte * elements_length), packed.to(tl.uint8), mask=byte_mask)
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
 
 
@@ -100,12 +99,11 @@ def quantize(
             View(x.stride()),
             View(elements.stride(), fmt.codes_per_byte),
             View(scales.stride(), block_size),
-            places(x.shape, seed is not None),
         ),
         x.shape,
         dim,
         block_size,
         fmt,
-        seeded=seed is not None,
+        places(x.shape, seed is not None),
         THRESHOLD=threshold,
     )

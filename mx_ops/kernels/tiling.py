@@ -17,8 +17,12 @@ import triton.language as tl
 
 OUTER_DIMS = 3  # a, b and c
 
-# Elements in a tile, and how many of its rows a tile takes at most when rows are the innermost in memory.
-TILE = 4096
+# Measured on an H100 (torch 2.11, Triton 3.6, bf16 8192x16384), as a share of a copy. Tiles of 1024 to 8192 elements are within 3% of
+# each other if a thread has 16 of them: fake_quant 1.00 (with 8 the same, with 32 0.98), stochastic 0.94 (0.81, 0.89). Where two codes
+# share a byte a thread wants 32, so as to store 16 bytes: quantize to MXFP4 0.90, against 0.83. Where rows are innermost in memory, one
+# warp with 64 rows keeps each block's maximum within a warp: fake_quant 0.985 and stochastic 0.984; four warps got 0.94 and 0.67.
+TILE = 2048
+ELEMENTS_A_THREAD = 16
 ROWS_INNERMOST = 64
 
 
@@ -38,11 +42,12 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def plan(shape: tuple[int, ...], dim: int, block_size: int, seeded: bool, *views: View) -> Plan | None:
+def plan(shape: tuple[int, ...], dim: int, block_size: int, views: tuple[View, ...], places: View | None) -> Plan | None:
     """How to cover a tensor of this shape; None if more of its dims refuse to merge than a kernel has room for.
 
-    The first view is the one whose memory order the tiles follow; if ``seeded``, the last one is `places`.
+    The first view is the one whose memory order the tiles follow.
     """
+    views = (*views, places) if places else views
     length, length_strides = shape[dim], [view.strides[dim] for view in views]
     outer = _merge(shape, dim, views)
     rows, row_strides = outer.pop() if outer else (1, [0] * len(views))
@@ -54,9 +59,13 @@ def plan(shape: tuple[int, ...], dim: int, block_size: int, seeded: bool, *views
         return None
     outer = outer[::-1] + [(1, [0] * len(views))] * (OUTER_DIMS - len(outer))
 
-    axis = (2 if length_strides[-1] == 1 else 0 if row_strides[-1] == 1 else -1) if seeded else None
+    axis = None
+    if places and any(places.strides):
+        axis = 2 if length_strides[-1] == 1 else 0 if row_strides[-1] == 1 else -1
     rows_first = rows > 1 and row_strides[0] < length_strides[0]
     tile_blocks, tile_rows = _tile(length, rows, block_size, rows_first, fewest_rows=8 if axis == 0 else 1)
+    packed = max(view.unit for view in views if view.unit < block_size)
+    threads = 32 if rows_first else tile_rows * tile_blocks * block_size // (ELEMENTS_A_THREAD * packed)
     tile_length = tile_blocks * block_size
     length_tiles, row_tiles = -(-length // tile_length), -(-rows // tile_rows)
     reach = max(tile_rows * row + tile_length * along for row, along in zip(row_strides, length_strides))
@@ -65,19 +74,23 @@ def plan(shape: tuple[int, ...], dim: int, block_size: int, seeded: bool, *views
         (length_tiles * row_tiles * math.prod(size for size, _ in outer),),
         (length, rows, length_tiles, row_tiles, outer[0][0], outer[1][0], *itertools.chain.from_iterable(strides)),
         {
-            "AXIS": axis,
+            **({"AXIS": axis} if places else {}),
             "BLOCK": block_size,
             "BLOCKS": tile_blocks,
             "ROWS": tile_rows,
             "ROWS_FIRST": rows_first,
             "MASKED": length % tile_length != 0 or rows % tile_rows != 0,
             "WIDE": reach >= 2**31,
+            "num_warps": max(1, threads // 32),
         },
     )
 
 
 def places(shape: tuple[int, ...], seeded: bool) -> View:
-    """The view of an op's random numbers, as `numerics.random_bits` counts them: row-major, each row rounded up to a multiple of eight."""
+    """Where an op's random numbers are, as `numerics.random_bits` counts: row-major, each row rounded up to a multiple of eight.
+
+    All strides are 0 if it has none.
+    """
     if not seeded:
         return View((0,) * len(shape))
     strides = [1]
@@ -102,7 +115,7 @@ def _tile(length: int, rows: int, block_size: int, rows_first: bool, fewest_rows
     """BLOCKS and ROWS of a tile."""
     blocks, rows = triton.next_power_of_2(-(-length // block_size)), max(fewest_rows, triton.next_power_of_2(rows))
     if rows_first:
-        rows = min(rows, ROWS_INNERMOST)
+        rows = min(rows, max(8, min(ROWS_INNERMOST, TILE // block_size)))
         return min(blocks, max(1, TILE // (block_size * rows))), rows
     blocks = min(blocks, max(1, TILE // (block_size * fewest_rows)))
     return blocks, min(rows, max(fewest_rows, TILE // (block_size * blocks)))
