@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import launch
-from .numerics import decode, largest_quotient, scale_value, unpack, with_sign
+from .numerics import decode, from_float32, largest_quotient, scale_value, unpack, with_sign
 from .tiling import View, inside, lanes, program_tile
 
 
@@ -76,7 +76,7 @@ def dequantize_kernel(
     code = unpack(packed, BITS, CODES_PER_BYTE).to(tl.int32)
     limit = largest_quotient(scale, DTYPE_MAX)
     value = decode(code & ((1 << (BITS - 1)) - 1), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
-    out = with_sign(value * scale_value(scale), code << (32 - BITS)).to(out_ptr.dtype.element_ty)
+    out = from_float32(with_sign(value * scale_value(scale), code << (32 - BITS)), out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 

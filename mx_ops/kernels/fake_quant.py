@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import launch
-from .numerics import as_bits, as_float, largest_quotient, round_blocks, scale_value, with_sign
+from .numerics import as_bits, as_float, from_float32, largest_quotient, round_blocks, scale_value, to_float32, with_sign
 from .tiling import View, inside, lanes, places, program_tile
 
 
@@ -62,14 +62,14 @@ def fake_quant_kernel(
 
     if MASKED:
         mask = inside(row, element, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
-        x = tl.load(x_ptr + (row * x_row + element * x_length), mask=mask, other=0).to(tl.float32)
+        x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length), mask=mask, other=0))
     else:
         mask = None
-        x = tl.load(x_ptr + (row * x_row + element * x_length)).to(tl.float32)
+        x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
     byte, rounded, _, anchor = round_blocks(x, seed_ptr, place, place_row, place_length, THRESHOLD, MANTISSA_BITS, EMIN, EMAX, AXIS)
     limit = tl.minimum(largest_quotient(byte, DTYPE_MAX), LARGEST)
     value = tl.minimum(as_float(rounded) - as_float(anchor), limit) * scale_value(byte)
-    out = with_sign(value, as_bits(x)).to(out_ptr.dtype.element_ty)
+    out = from_float32(with_sign(value, as_bits(x)), out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 

@@ -6,6 +6,7 @@ as its row's columns: see `constants`.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import triton
@@ -13,6 +14,7 @@ import triton.language as tl
 
 from ..formats import Format
 
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 EXPONENT = tl.constexpr(0x7F800000)
 SIGN = tl.constexpr(-0x80000000)
 
@@ -40,6 +42,24 @@ def as_float(bits):
 @triton.jit
 def as_bits(value):
     return value.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def to_float32(x):
+    if x.dtype == tl.bfloat16:
+        return as_float(x.to(tl.int16, bitcast=True).to(tl.int32) << 16)
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def from_float32(value, DTYPE: tl.constexpr):
+    if INTERPRETED and DTYPE == tl.bfloat16:  # Triton's interpreter flushes subnormals and rounds ties up
+        bits = as_bits(value)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        return rounded.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        return value.to(DTYPE)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import launch
-from .numerics import as_bits, encode, pack, round_blocks
+from .numerics import as_bits, encode, pack, round_blocks, to_float32
 from .tiling import View, inside, lanes, places, program_tile
 
 
@@ -75,11 +75,11 @@ def quantize_kernel(
         x_mask = inside(row, element, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
         byte_mask = inside(row, byte * CODES_PER_BYTE, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
         block_mask = inside(row, block * BLOCK, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
-        x = tl.load(x_ptr + (row * x_row + element * x_length), mask=x_mask, other=0).to(tl.float32)
+        x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length), mask=x_mask, other=0))
     else:
         byte_mask = None
         block_mask = None
-        x = tl.load(x_ptr + (row * x_row + element * x_length)).to(tl.float32)
+        x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
     scale, rounded, exponent, anchor = round_blocks(x, seed_ptr, place, place_row, place_length, THRESHOLD, MANTISSA_BITS, EMIN, EMAX, AXIS)
     code = encode(rounded, exponent, anchor, MANTISSA_BITS, EMIN, LARGEST_CODE)
     code |= (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))

@@ -1,0 +1,80 @@
+"""Every Triton kernel gives the bytes of its ATen twin.
+
+Where there is a GPU its kernels are compared with the reference on CPU; in the interpreter, on CPU, with the reference called by name. On
+CPU without the interpreter there are no kernels to compare. MX_OPS_TWIN_VALUES sets how many random values each comparison takes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from conftest import DEVICES, INTERPRETED
+from torch import Tensor
+
+import mx_ops
+from mx_ops import library, reference
+
+VALUES = int(os.environ.get("MX_OPS_TWIN_VALUES", 1 << 12 if INTERPRETED else 1 << 22))
+CHUNK = 1 << 25
+TWINS = (["cpu"] if INTERPRETED else []) + [device for device in DEVICES if device != "cpu"]
+EXPONENTS = {torch.float32: (-150, 127), torch.bfloat16: (-140, 127), torch.float16: (-26, 15)}
+
+
+def random_values(count: int, dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
+    """Rows of 4096 values of every magnitude, neighbours within a few binades, and a NaN or an Inf here and there."""
+    rows = -(-count // 4096)
+    low, high = EXPONENTS[dtype]
+    scale = torch.randint(low, high, (rows, 128, 1), generator=generator, device=device)
+    spread = torch.randint(-6, 1, (rows, 128, 32), generator=generator, device=device)
+    x = torch.randn(rows, 128, 32, generator=generator, device=device)
+    x = torch.ldexp(torch.ldexp(x, spread), scale).clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype).view(rows, 4096)
+    x[0, 40], x[-1, 99] = float("nan"), float("-inf")
+    return x
+
+
+def run_reference(name: str, *args: Tensor | str | None, **kwargs: object) -> Tensor | tuple[Tensor, ...]:
+    """What an op gives where no kernel serves: its checked call, filled by the reference."""
+    call = getattr(library, name)(*args, **kwargs)
+    getattr(reference, name)(*call.tensors, *call.rule)
+    return call.outputs
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Equal to the bit, but that any NaN equals any NaN."""
+    if a.dtype.is_floating_point:
+        bits = {2: torch.int16, 4: torch.int32}[a.element_size()]
+        return bool(torch.where(a.isnan() & b.isnan(), True, a.view(bits) == b.view(bits)).all())
+    return torch.equal(a, b)
+
+
+@pytest.mark.parametrize("device", TWINS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("scale_mode", mx_ops.SCALE_MODES)
+@pytest.mark.parametrize("format", mx_ops.FORMATS)
+@pytest.mark.parametrize("stochastic", [False, True], ids=["nearest", "stochastic"])
+def test_kernels_give_the_bytes_of_the_reference(stochastic: bool, format: str, scale_mode: str, dtype: torch.dtype, device: str) -> None:
+    """fake_quant, quantize and dequantize of the same values: same elements, same scales, same numbers."""
+    generator = torch.Generator(device).manual_seed(31)
+    for start in range(0, VALUES, CHUNK):
+        x = random_values(min(CHUNK, VALUES - start), dtype, device, generator)
+        seed = torch.tensor([-start - 2**40 - 3]) if stochastic else None
+        seed_there = None if seed is None else seed.to(device)
+        elements, scales = torch.ops.mx.quantize(x, format, seed_there, scale_mode=scale_mode)
+        there = torch.ops.mx.fake_quant(x, format, seed_there, scale_mode=scale_mode), elements, scales
+        x = x.cpu()
+        here = (
+            run_reference("fake_quant", x, format, seed, scale_mode=scale_mode),
+            *run_reference("quantize", x, format, seed, scale_mode=scale_mode),
+        )
+        for name, a, b in zip(("fake_quant", "elements", "scales"), there, here):
+            assert same_bytes(a.cpu(), b), name
+        values = torch.ops.mx.dequantize(elements, scales, format, dtype=dtype)
+        assert same_bytes(values.cpu(), run_reference("dequantize", elements.cpu(), scales.cpu(), format, dtype=dtype))
+
+
+def test_the_devices_compared_are_named() -> None:
+    """What this file compared is printed, so that a machine without kernels does not pass for one with them."""
+    print(f"twins compared on: {', '.join(TWINS) or 'none (no GPU, no interpreter)'}; {VALUES} values each")
+    assert bool(TWINS) == (INTERPRETED or torch.cuda.is_available())
