@@ -1,6 +1,6 @@
 """The rules in plain ATen: the CPU kernel, the kernel of every backend without its own, and the twin of every Triton kernel.
 
-The functions up to `random_bits` are the rules themselves, in the order in which a value meets them; `kernels/numerics.py` has the
+The functions up to `scale_blocks` are the rules themselves, in the order in which a value meets them; `kernels/numerics.py` has the
 same functions under the same names. Bits are handled as int32, and all arithmetic is float32 or int32 and exact but for the one
 rounding that each rule is about. The last three functions are the ops: they fill the outputs that they are given.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from .formats import Format
 
 EXPONENT = 0x7F800000  # the exponent bits of a float32; as a magnitude, infinity
-MAGNITUDE = 0x7FFFFFFF  # all but its sign
+TWO_TO_23 = 0x4B000000  # the bits of 2^23, whose last mantissa bit is worth 1
 
 # On CPU the ops work through a large tensor in pieces of this many elements, so that every intermediate stays in cache.
 # Measured on two cores with 1 MB of L2 each, bf16 2048x4096: see `python -m mx_ops.bench`.
@@ -50,33 +50,42 @@ def grid_exponent(y_bits: Tensor, fmt: Format) -> Tensor:
     return (y_bits & EXPONENT).clamp_min((fmt.emin + 127) << 23)
 
 
-def grid_anchor(exponent: Tensor, fmt: Format) -> Tensor:
-    """The bits of the power of two whose last mantissa bit is worth one step of the element grid.
-
-    The anchor plus n steps, as a float32, has the bits of the anchor plus n.
-    """
-    return exponent + ((23 - fmt.mantissa_bits) << 23)
-
-
-def round_to_nearest(y: Tensor, anchor: Tensor) -> Tensor:
-    """The bits of the anchor plus y's steps: the float32 addition itself rounds to nearest, ties to even."""
-    return (y + anchor.view(torch.float32)).view(torch.int32)
-
-
-def round_stochastically(y: Tensor, exponent: Tensor, anchor: Tensor, random: Tensor, fmt: Format) -> Tensor:
-    """The bits of the anchor plus floor(y / step + (random + 0.5) / 65536) steps, in units of 2^-17 steps and so without a rounding.
+def whole_steps(y: Tensor, exponent: Tensor, random: Tensor, fmt: Format) -> Tensor:
+    """floor(y / step + (random + 0.5) / 65536), counted in units of 2^-17 steps and so without a rounding.
 
     ``random + 0.5`` is an odd number of these units, so what y has below one unit can never decide.
     """
     units_a_one = (((127 + 17 + fmt.mantissa_bits) << 23) - (exponent - (127 << 23))).view(torch.float32)
-    units = (y * units_a_one).to(torch.int32)  # truncated
-    return anchor + ((units + (2 * random + 1)) >> 17)
+    return ((y * units_a_one).to(torch.int32) + (2 * random + 1)) >> 17
 
 
-def encode(rounded: Tensor, exponent: Tensor, anchor: Tensor, fmt: Format) -> Tensor:
-    """The magnitude codes of rounded numbers, saturated: exponent field and mantissa in one sum."""
+def round_to_value(y: Tensor, exponent: Tensor, random: Tensor | None, fmt: Format) -> Tensor:
+    """The multiple of the grid's step that a magnitude rounds to; to nearest, ties to even, without random bits.
+
+    The anchor is the power of two whose last mantissa bit is worth one step. So adding it rounds y to nearest even, as float32 addition
+    does; and anchor + n steps has the bits of the anchor plus n.
+    """
+    anchor = exponent + ((23 - fmt.mantissa_bits) << 23)
+    if random is None:
+        rounded = y + anchor.view(torch.float32)
+    else:
+        rounded = (anchor + whole_steps(y, exponent, random, fmt)).view(torch.float32)
+    return rounded - anchor.view(torch.float32)
+
+
+def round_to_code(y: Tensor, exponent: Tensor, random: Tensor | None, fmt: Format) -> Tensor:
+    """The magnitude code of what `round_to_value` gives, saturated.
+
+    It is the binade's code plus the whole steps, whether or not they carry into the next binade. Added to 2^23 as a float32 they round to
+    nearest even (the binade's code is even, but for an INT8, which has one binade) and stand in the sum's low bits.
+    """
     binade = (exponent >> (23 - fmt.mantissa_bits)) - ((fmt.emin + 127) << fmt.mantissa_bits)
-    return (binade + (rounded - anchor)).clamp_max(fmt.largest_code)
+    if random is None:
+        steps_a_one = (((127 + fmt.mantissa_bits) << 23) - (exponent - (127 << 23))).view(torch.float32)
+        code = (y * steps_a_one + (binade + TWO_TO_23).view(torch.float32)).view(torch.int32) - TWO_TO_23
+    else:
+        code = binade + whole_steps(y, exponent, random, fmt)
+    return code.clamp_max(fmt.largest_code)
 
 
 def decode(magnitude: Tensor, limit: Tensor, fmt: Format) -> Tensor:
@@ -182,20 +191,12 @@ def _unblocks(tensor: Tensor, length: int) -> Tensor:
     return tensor.flatten(-2)[..., :length]
 
 
-def _round_blocks(x: Tensor, seed: Tensor | None, piece: tuple[slice, ...], dim: int, block_size: int, threshold: int, fmt: Format):
-    """What quantize and fake_quant share: blocks of x as float32, their scale bytes, and their magnitudes rounded to the grid."""
-    blocks = _blocks(_part(x, piece, dim).to(torch.float32), block_size)
+def scale_blocks(blocks: Tensor, fmt: Format, threshold: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What quantize and fake_quant share: the blocks' scale bytes, their scaled magnitudes, and these magnitudes' grid exponents."""
     magnitude = blocks.abs()
     byte = scale_byte(magnitude.amax(-1, keepdim=True).view(torch.int32), fmt, threshold)
     y = magnitude * inverse_scale(byte)
-    exponent = grid_exponent(y.view(torch.int32), fmt)
-    anchor = grid_anchor(exponent, fmt)
-    if seed is None:
-        rounded = round_to_nearest(y, anchor)
-    else:
-        random = _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
-        rounded = round_stochastically(y, exponent, anchor, random, fmt)
-    return blocks, byte, rounded, exponent, anchor
+    return byte, y, grid_exponent(y.view(torch.int32), fmt)
 
 
 def quantize(
@@ -203,8 +204,10 @@ def quantize(
 ) -> None:
     """Fill elements and scales with the codes of x."""
     for piece in _pieces(x, dim, block_size):
-        blocks, byte, rounded, exponent, anchor = _round_blocks(x, seed, piece, dim, block_size, threshold, fmt)
-        code = encode(rounded, exponent, anchor, fmt)
+        blocks = _blocks(_part(x, piece, dim).to(torch.float32), block_size)
+        byte, y, exponent = scale_blocks(blocks, fmt, threshold)
+        random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
+        code = round_to_code(y, exponent, random, fmt)
         code = code | ((blocks.view(torch.int32) >> (32 - fmt.bits)) & (1 << (fmt.bits - 1)))
         packed = torch.where(byte == 255, fmt.nan_byte, pack(code, fmt))
         part = _part(elements, piece, dim, fmt.codes_per_byte)
@@ -225,8 +228,10 @@ def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: 
 def fake_quant(x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int) -> None:
     """Fill out with the values of the codes of x."""
     for piece in _pieces(x, dim, block_size):
-        blocks, byte, rounded, _, anchor = _round_blocks(x, seed, piece, dim, block_size, threshold, fmt)
+        blocks = _blocks(_part(x, piece, dim).to(torch.float32), block_size)
+        byte, y, exponent = scale_blocks(blocks, fmt, threshold)
+        random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
         limit = largest_quotient(byte, out.dtype).clamp_max(fmt.largest)
-        value = torch.minimum(rounded.view(torch.float32) - anchor.view(torch.float32), limit) * scale_value(byte)
+        value = torch.minimum(round_to_value(y, exponent, random, fmt), limit) * scale_value(byte)
         part = _part(out, piece, dim)
         part.copy_(_unblocks(torch.copysign(value, blocks), part.shape[-1]))

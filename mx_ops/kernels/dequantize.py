@@ -50,10 +50,11 @@ def dequantize_kernel(
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
+    OUTER: tl.constexpr,
     MASKED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST)
+    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST, OUTER)
     first_byte, first_block = first // CODES_PER_BYTE, first // BLOCK
     row = lanes(ROWS, 0, WIDE)
     block = lanes(BLOCKS, 1, WIDE)

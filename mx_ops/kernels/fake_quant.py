@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import launch
-from .numerics import as_bits, as_float, from_float32, largest_quotient, round_blocks, scale_value, to_float32, with_sign
+from .numerics import as_bits, from_float32, largest_quotient, random_bits, round_to_value, scale_blocks, scale_value, to_float32, with_sign
 from .tiling import View, inside, lanes, places, program_tile
 
 
@@ -50,10 +50,11 @@ def fake_quant_kernel(
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
+    OUTER: tl.constexpr,
     MASKED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST)
+    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST, OUTER)
     row = lanes(ROWS, 0, WIDE)
     element = lanes(BLOCKS, 1, WIDE) * BLOCK + lanes(BLOCK, 2, WIDE)
     x_ptr += first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c
@@ -66,9 +67,12 @@ def fake_quant_kernel(
     else:
         mask = None
         x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
-    byte, rounded, _, anchor = round_blocks(x, seed_ptr, place, place_row, place_length, THRESHOLD, MANTISSA_BITS, EMIN, EMAX, AXIS)
+    byte, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
+    random = None
+    if AXIS is not None:
+        random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     limit = tl.minimum(largest_quotient(byte, DTYPE_MAX), LARGEST)
-    value = tl.minimum(as_float(rounded) - as_float(anchor), limit) * scale_value(byte)
+    value = tl.minimum(round_to_value(y, exponent, random, MANTISSA_BITS), limit) * scale_value(byte)
     out = from_float32(with_sign(value, as_bits(x)), out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 

@@ -16,6 +16,7 @@ from ..formats import Format
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 EXPONENT = tl.constexpr(0x7F800000)
+TWO_TO_23 = tl.constexpr(0x4B000000)
 SIGN = tl.constexpr(-0x80000000)
 
 
@@ -89,26 +90,30 @@ def grid_exponent(y_bits, EMIN: tl.constexpr):
 
 
 @triton.jit
-def grid_anchor(exponent, MANTISSA_BITS: tl.constexpr):
-    return exponent + ((23 - MANTISSA_BITS) << 23)
-
-
-@triton.jit
-def round_to_nearest(y, anchor):
-    return as_bits(y + as_float(anchor))
-
-
-@triton.jit
-def round_stochastically(y, exponent, anchor, random, MANTISSA_BITS: tl.constexpr):
+def whole_steps(y, exponent, random, MANTISSA_BITS: tl.constexpr):
     units_a_one = as_float(((127 + 17 + MANTISSA_BITS) << 23) - (exponent - (127 << 23)))
-    units = (y * units_a_one).to(tl.int32)
-    return anchor + ((units + (2 * random + 1)) >> 17)
+    return ((y * units_a_one).to(tl.int32) + (2 * random + 1)) >> 17
 
 
 @triton.jit
-def encode(rounded, exponent, anchor, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, LARGEST_CODE: tl.constexpr):
+def round_to_value(y, exponent, random, MANTISSA_BITS: tl.constexpr):
+    anchor = exponent + ((23 - MANTISSA_BITS) << 23)
+    if random is None:
+        rounded = y + as_float(anchor)
+    else:
+        rounded = as_float(anchor + whole_steps(y, exponent, random, MANTISSA_BITS))
+    return rounded - as_float(anchor)
+
+
+@triton.jit
+def round_to_code(y, exponent, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, LARGEST_CODE: tl.constexpr):
     binade = (exponent >> (23 - MANTISSA_BITS)) - ((EMIN + 127) << MANTISSA_BITS)
-    return tl.minimum(binade + (rounded - anchor), LARGEST_CODE)
+    if random is None:
+        steps_a_one = as_float(((127 + MANTISSA_BITS) << 23) - (exponent - (127 << 23)))
+        code = as_bits(y * steps_a_one + as_float(binade + TWO_TO_23)) - TWO_TO_23
+    else:
+        code = binade + whole_steps(y, exponent, random, MANTISSA_BITS)
+    return tl.minimum(code, LARGEST_CODE)
 
 
 @triton.jit
@@ -215,27 +220,8 @@ def larger(a, b):
 
 
 @triton.jit
-def round_blocks(
-    x,
-    seed_ptr,
-    place,
-    place_row,
-    place_length,
-    THRESHOLD: tl.constexpr,
-    MANTISSA_BITS: tl.constexpr,
-    EMIN: tl.constexpr,
-    EMAX: tl.constexpr,
-    AXIS: tl.constexpr,
-):
-    """What quantize and fake_quant share: the scale bytes of a tile of float32 blocks, and its magnitudes rounded to the grid."""
+def scale_blocks(x, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
     magnitude = tl.abs(x)  # as floats: abs is then a free modifier of both instructions that read it
     byte = scale_byte(as_bits(tl.reduce(magnitude, 2, larger, keep_dims=True)), EMAX, THRESHOLD)
     y = magnitude * inverse_scale(byte)
-    exponent = grid_exponent(as_bits(y), EMIN)
-    anchor = grid_anchor(exponent, MANTISSA_BITS)
-    if AXIS is None:
-        rounded = round_to_nearest(y, anchor)
-    else:
-        random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, x.shape[0], x.shape[1], x.shape[2])
-        rounded = round_stochastically(y, exponent, anchor, random, MANTISSA_BITS)
-    return byte, rounded, exponent, anchor
+    return byte, y, grid_exponent(as_bits(y), EMIN)

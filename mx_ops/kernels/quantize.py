@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import launch
-from .numerics import as_bits, encode, pack, round_blocks, to_float32
+from .numerics import as_bits, pack, random_bits, round_to_code, scale_blocks, to_float32
 from .tiling import View, inside, lanes, places, program_tile
 
 
@@ -57,10 +57,11 @@ def quantize_kernel(
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
+    OUTER: tl.constexpr,
     MASKED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST)
+    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST, OUTER)
     first_byte, first_block = first // CODES_PER_BYTE, first // BLOCK
     row = lanes(ROWS, 0, WIDE)
     block = lanes(BLOCKS, 1, WIDE)
@@ -80,8 +81,11 @@ def quantize_kernel(
         byte_mask = None
         block_mask = None
         x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
-    scale, rounded, exponent, anchor = round_blocks(x, seed_ptr, place, place_row, place_length, THRESHOLD, MANTISSA_BITS, EMIN, EMAX, AXIS)
-    code = encode(rounded, exponent, anchor, MANTISSA_BITS, EMIN, LARGEST_CODE)
+    scale, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
+    random = None
+    if AXIS is not None:
+        random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
+    code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
     code |= (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))
     packed = tl.where(scale == 255, NAN_BYTE, pack(code, BITS, CODES_PER_BYTE))
     tl.store(elements_ptr + (row * elements_row + byte * elements_length), packed.to(tl.uint8), mask=byte_mask)

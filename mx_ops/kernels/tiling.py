@@ -57,7 +57,6 @@ def plan(shape: tuple[int, ...], dim: int, block_size: int, views: tuple[View, .
         rows, row_strides = outer.pop() if outer else (1, [0] * len(views))
     if len(outer) > OUTER_DIMS:
         return None
-    outer = outer[::-1] + [(1, [0] * len(views))] * (OUTER_DIMS - len(outer))
 
     axis = None
     if places and any(places.strides):
@@ -69,16 +68,18 @@ def plan(shape: tuple[int, ...], dim: int, block_size: int, views: tuple[View, .
     tile_length = tile_blocks * block_size
     length_tiles, row_tiles = -(-length // tile_length), -(-rows // tile_rows)
     reach = max(tile_rows * row + tile_length * along for row, along in zip(row_strides, length_strides))
-    strides = zip(length_strides, row_strides, *(entry[1] for entry in outer))
+    abc = outer[::-1] + [(1, [0] * len(views))] * (OUTER_DIMS - len(outer))
+    strides = zip(length_strides, row_strides, *(entry[1] for entry in abc))
     return Plan(
-        (length_tiles * row_tiles * math.prod(size for size, _ in outer),),
-        (length, rows, length_tiles, row_tiles, outer[0][0], outer[1][0], *itertools.chain.from_iterable(strides)),
+        (length_tiles * row_tiles * math.prod(size for size, _ in abc),),
+        (length, rows, length_tiles, row_tiles, abc[0][0], abc[1][0], *itertools.chain.from_iterable(strides)),
         {
             **({"AXIS": axis} if places else {}),
             "BLOCK": block_size,
             "BLOCKS": tile_blocks,
             "ROWS": tile_rows,
-            "ROWS_FIRST": rows_first,
+            "ROWS_FIRST": rows_first or row_tiles == 1,
+            "OUTER": len(outer) > 0,
             "MASKED": length % tile_length != 0 or rows % tile_rows != 0,
             "WIDE": reach >= 2**31,
             "num_warps": max(1, threads // 32),
@@ -131,18 +132,25 @@ def program_tile(
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
+    OUTER: tl.constexpr,
 ):
     """This program's tile: its first element along length, its first row, and its a, b and c; all int64."""
+    # Each division that is not needed is left out: one costs a thread as much as two of its elements.
     program = tl.program_id(0)
     if ROWS_FIRST:
-        row_tile, rest = program % row_tiles, program // row_tiles
-        length_tile, outer = rest % length_tiles, rest // length_tiles
+        row_tile, length_tile = program % row_tiles, program // row_tiles
+        outer = length_tile // length_tiles if OUTER else 0
+        length_tile = length_tile % length_tiles if OUTER else length_tile
     else:
-        length_tile, rest = program % length_tiles, program // length_tiles
-        row_tile, outer = rest % row_tiles, rest // row_tiles
-    a, b, c = outer % size_a, (outer // size_a) % size_b, outer // size_a // size_b
+        length_tile, row_tile = program % length_tiles, program // length_tiles
+        outer = row_tile // row_tiles if OUTER else 0
+        row_tile = row_tile % row_tiles if OUTER else row_tile
     first, row = length_tile.to(tl.int64) * (BLOCKS * BLOCK), row_tile.to(tl.int64) * ROWS
-    return first, row, a.to(tl.int64), b.to(tl.int64), c.to(tl.int64)
+    if OUTER:
+        a, b, c = outer % size_a, (outer // size_a) % size_b, outer // size_a // size_b
+        return first, row, a.to(tl.int64), b.to(tl.int64), c.to(tl.int64)
+    else:
+        return first, row, 0, 0, 0
 
 
 @triton.jit
