@@ -40,11 +40,6 @@ class Format:
         """How many codes share a byte; the first of them takes the low bits."""
         return 8 // self.bits
 
-    @property
-    def nan_byte(self) -> int:
-        """A byte of `nan_code`."""
-        return sum(self.nan_code << (index * self.bits) for index in range(self.codes_per_byte))
-
     @functools.cached_property
     def largest_code(self) -> int:
         """The magnitude code of ``largest``."""

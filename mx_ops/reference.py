@@ -209,9 +209,9 @@ def quantize(
         random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
         code = round_to_code(y, exponent, random, fmt)
         code = code | ((blocks.view(torch.int32) >> (32 - fmt.bits)) & (1 << (fmt.bits - 1)))
-        packed = torch.where(byte == 255, fmt.nan_byte, pack(code, fmt))
+        code = torch.where(byte == 255, fmt.nan_code, code)
         part = _part(elements, piece, dim, fmt.codes_per_byte)
-        part.copy_(_unblocks(packed, part.shape[-1]))
+        part.copy_(_unblocks(pack(code, fmt), part.shape[-1]))
         _part(scales, piece, dim, block_size).copy_(byte.squeeze(-1))
 
 

@@ -12,6 +12,10 @@ from .launch import launch
 from .numerics import decode, from_float32, largest_quotient, scale_value, unpack, with_sign
 from .tiling import View, inside, lanes, program_tile
 
+# Elements in a tile. Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy: 0.98 to 0.99. In a slower form of
+# the kernel, 1024 and 4096 were within 1% of it.
+TILE = 2048
+
 
 @triton.jit
 def dequantize_kernel(
@@ -91,5 +95,6 @@ def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: 
         dim,
         block_size,
         fmt,
+        TILE,
         DTYPE_MAX=torch.finfo(out.dtype).max,
     )

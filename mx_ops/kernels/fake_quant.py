@@ -12,6 +12,10 @@ from .launch import launch
 from .numerics import as_bits, from_float32, largest_quotient, random_bits, round_to_value, scale_blocks, scale_value, to_float32, with_sign
 from .tiling import View, inside, lanes, places, program_tile
 
+# Elements in a tile. Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy: nearest 1.00, stochastic 1.00,
+# and 0.88 along dim 0; with 2048, 1.00, 0.99 and 0.84; with 4096 and 8192, 0.99 and 0.93.
+TILE = 1024
+
 
 @triton.jit
 def fake_quant_kernel(
@@ -87,6 +91,7 @@ def fake_quant(x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: in
         dim,
         block_size,
         fmt,
+        TILE,
         places(x.shape, seed is not None),
         THRESHOLD=threshold,
         DTYPE_MAX=torch.finfo(out.dtype).max,

@@ -22,13 +22,14 @@ def launch(
     dim: int,
     block_size: int,
     fmt: Format,
+    tile: int,
     places: View | None = None,
     **options: Any,
 ) -> bool:
     """Run a kernel over tensors of this shape; False, and nothing done, if `plan` has none for it."""
     if 0 in shape:
         return True
-    planned = plan(tuple(shape), dim, block_size, views, places)
+    planned = plan(tuple(shape), dim, block_size, tile, views, places)
     if planned is None:
         return False
     with _current(tensors[0].device):

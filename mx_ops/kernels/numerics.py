@@ -29,7 +29,7 @@ def constants(fmt: Format) -> dict[str, Any]:
         "EMAX": fmt.emax,
         "LARGEST": fmt.largest,
         "LARGEST_CODE": fmt.largest_code,
-        "NAN_BYTE": fmt.nan_byte,
+        "NAN_CODE": fmt.nan_code,
         "CODES_PER_BYTE": fmt.codes_per_byte,
         "HAS_SPECIAL_CODES": fmt.has_special_codes,
     }

@@ -11,6 +11,10 @@ from .launch import launch
 from .numerics import as_bits, pack, random_bits, round_to_code, scale_blocks, to_float32
 from .tiling import View, inside, lanes, places, program_tile
 
+# Elements in a tile. Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy: MXFP4 0.99, against 0.93 with
+# 2048; MXFP8 1.01 with either; along dim 0 0.68 and 0.82, against 0.46 and 0.78.
+TILE = 4096
+
 
 @triton.jit
 def quantize_kernel(
@@ -51,7 +55,7 @@ def quantize_kernel(
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
-    NAN_BYTE: tl.constexpr,
+    NAN_CODE: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -67,6 +71,10 @@ def quantize_kernel(
     block = lanes(BLOCKS, 1, WIDE)
     element = block * BLOCK + lanes(BLOCK, 2, WIDE)
     byte = block * (BLOCK // CODES_PER_BYTE) + lanes(BLOCK // CODES_PER_BYTE, 2, WIDE)
+    if CODES_PER_BYTE == 2:
+        # Said to be contiguous by fours, bytes are stored from where they are made. Else Triton wants 16 a thread, and trades codes between
+        # threads through shared memory to get them: 0.96 of a copy, against 0.99.
+        byte = tl.max_contiguous(byte, [1, 1, 4])
     x_ptr += first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c
     elements_ptr += first_byte * elements_length + first_row * elements_row + a * elements_a + b * elements_b + c * elements_c
     scales_ptr += first_block * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c
@@ -87,7 +95,8 @@ def quantize_kernel(
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
     code |= (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))
-    packed = tl.where(scale == 255, NAN_BYTE, pack(code, BITS, CODES_PER_BYTE))
+    code = tl.where(scale == 255, NAN_CODE, code)
+    packed = pack(code, BITS, CODES_PER_BYTE)
     tl.store(elements_ptr + (row * elements_row + byte * elements_length), packed.to(tl.uint8), mask=byte_mask)
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
 
@@ -108,6 +117,7 @@ def quantize(
         dim,
         block_size,
         fmt,
+        TILE,
         places(x.shape, seed is not None),
         THRESHOLD=threshold,
     )
