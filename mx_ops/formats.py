@@ -6,7 +6,6 @@ Sources: element types and emax, OCP Microscaling Formats (MX) v1.0, sections 5.
 
 from __future__ import annotations
 
-import functools
 import struct
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ class Format:
         """How many codes share a byte; the first of them takes the low bits."""
         return 8 // self.bits
 
-    @functools.cached_property
+    @property
     def largest_code(self) -> int:
         """The magnitude code of ``largest``."""
         exponent_field = self.emax - self.emin + 1
@@ -77,10 +76,10 @@ def float32_bits(value: float) -> int:
     return struct.unpack("<I", struct.pack("<f", value))[0]
 
 
-def get_format(name: str, among: tuple[str, ...] = tuple(FORMATS)) -> Format:
+def get_format(name: str) -> Format:
     """The row called ``name``. Raises ValueError, naming the known formats."""
-    if name not in among:
-        raise ValueError(f"unknown format {name!r}; the formats are {', '.join(map(repr, among))}")
+    if name not in FORMATS:
+        raise ValueError(f"unknown format {name!r}; the formats are {', '.join(map(repr, FORMATS))}")
     return FORMATS[name]
 
 

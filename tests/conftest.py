@@ -21,6 +21,11 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Dtypes by their names, in the names of tests."""
+    return str(val).removeprefix("torch.") if isinstance(val, torch.dtype) else None
+
+
 def pytest_report_header() -> list[str]:
     """Versions, and what each device runs."""
     try:

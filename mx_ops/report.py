@@ -1,0 +1,308 @@
+"""What ``python -m mx_ops`` finds out: what quantization does to tensors, and whether all ways to run the ops give the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+import mx_ops
+
+from . import library
+from .checkpoints import Source, one_line
+from .formats import DTYPES, FORMATS, SCALE_MODES, Format
+
+COMBINATIONS = [(fmt, scale_mode) for fmt in FORMATS.values() for scale_mode in SCALE_MODES]
+CONVERTED = (torch.float64,)  # measured as float32
+PIECE = 1 << 19  # values measured at a time: bounds the float64 temporaries, and keeps them in cache; whole blocks of every size
+
+
+# What a format and scale mode does to them.
+
+
+@dataclass
+class Figures:
+    """Sums over values. A block with a NaN or an Inf becomes NaN, and counts for the first two and the last two alone."""
+
+    values: int = 0
+    stored_bytes: int = 0
+    measured: int = 0
+    clipped: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+    largest_error: float = 0.0
+    different: int = 0  # where fake_quant has other bits than dequantize(quantize)
+    first_different: str = ""
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(
+            self.values + other.values,
+            self.stored_bytes + other.stored_bytes,
+            self.measured + other.measured,
+            self.clipped + other.clipped,
+            self.signal + other.signal,
+            self.noise + other.noise,
+            max(self.largest_error, other.largest_error),
+            self.different + other.different,
+            self.first_different or other.first_different,
+        )
+
+    @property
+    def bits(self) -> float:
+        """Bits stored for a value: codes and scales, with what short blocks and odd rows leave unused."""
+        return 8 * self.stored_bytes / self.values if self.values else math.nan
+
+    @property
+    def sqnr(self) -> float:
+        """The signal-to-quantization-noise ratio in dB; infinite if every value is kept."""
+        if self.noise == 0:
+            return math.inf if self.measured else math.nan
+        ratio = self.signal / self.noise
+        return 10 * math.log10(ratio) if ratio > 0 else math.nan
+
+    @property
+    def wrong(self) -> str:
+        """What no tensor may do to the ops; empty if nothing."""
+        if self.different:
+            return f"{self.different} of {self.values} values differ, {self.first_different}"
+        return "" if math.isfinite(self.noise) else "finite values did not stay finite"
+
+    @property
+    def clipped_share(self) -> float:
+        """The share of values beyond the largest one that their block can hold."""
+        return self.clipped / self.measured if self.measured else math.nan
+
+
+class TensorReport(NamedTuple):
+    """A tensor, and its figures in the order of COMBINATIONS."""
+
+    name: str
+    dtype: torch.dtype
+    shape: torch.Size
+    not_finite: int
+    figures: list[Figures]
+
+
+class Report(NamedTuple):
+    """A source: the tensors measured, and names and reasons of those that were not."""
+
+    name: str
+    tensors: list[TensorReport]
+    skipped: list[tuple[str, str]]
+
+    @property
+    def totals(self) -> list[Figures]:
+        """The figures of all tensors as one."""
+        return [sum((tensor.figures[index] for tensor in self.tensors), Figures()) for index in range(len(COMBINATIONS))]
+
+
+def survey(source: Source, device: torch.device) -> Report:
+    """Measure every tensor that holds floating-point values."""
+    report = Report(source.name, [], [])
+    with map_in_threads(device) as map_pieces:
+        for name, tensor in source.tensors:
+            tensor = tensor.detach()
+            if tensor.layout != torch.strided or tensor.is_meta:
+                report.skipped.append((name, "no data" if tensor.is_meta else str(tensor.layout)))
+            elif tensor.dtype not in (*DTYPES, *CONVERTED):
+                report.skipped.append((name, str(tensor.dtype)))
+            else:
+                report.tensors.append(survey_tensor(name, tensor, device, map_pieces))
+    return report
+
+
+@contextlib.contextmanager
+def map_in_threads(device: torch.device) -> Iterator[Callable]:
+    """A `map` that takes as many pieces at a time as torch has threads, for the reference on CPU; elsewhere, a plain one.
+
+    torch's own threads meet after every operation, which on a busy machine takes longer than the operation.
+    """
+    if device.type != "cpu" or library.kernels_for("cpu") is not None:
+        yield map
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
+def survey_tensor(name: str, tensor: Tensor, device: torch.device, map_pieces: Callable) -> TensorReport:
+    """Measure a tensor in every format and scale mode."""
+    shape = tensor.shape
+    x = tensor.to(device, torch.float32 if tensor.dtype in CONVERTED else tensor.dtype)
+    x = x.reshape(math.prod(shape[:-1]), shape[-1] if shape else 1)
+
+    def survey_piece(start_and_piece: tuple[int, Tensor]) -> list[Figures]:
+        start, piece = start_and_piece
+        blocks = {size: Blocks(piece, size) for size in {fmt.block_size for fmt in FORMATS.values()}}
+        return [measure(piece, blocks[fmt.block_size], fmt, scale_mode, shape, start) for fmt, scale_mode in COMBINATIONS]
+
+    figures = [Figures() for _ in COMBINATIONS]
+    for more in map_pieces(survey_piece, pieces(x)):
+        figures = [have + new for have, new in zip(figures, more)]
+    return TensorReport(name, tensor.dtype, shape, x.numel() - int(x.isfinite().sum()), figures)
+
+
+def pieces(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """A matrix in pieces of whole rows, or of whole blocks of one row, each with the flat index of its first value."""
+    rows, length = x.shape
+    step = max(1, PIECE // max(1, length))
+    for row in range(0, rows, step):
+        for column in range(0, length, PIECE):
+            yield row * length + column, x[row : row + step, column : column + PIECE]
+
+
+class Blocks:
+    """A matrix in blocks along its rows, where float64 sums can be taken; zeros where a block is short or not finite."""
+
+    def __init__(self, x: Tensor, block_size: int) -> None:
+        self.length, self.block_size = x.shape[-1], block_size
+        values = self.split(x).float()
+        self.finite = values.isfinite().all(-1, keepdim=True)
+        self.all_finite = bool(self.finite.all())
+        values = self.clear(values)
+        self.magnitudes, self.values = values.abs(), values.double()
+        self.signal = self.values.square().sum()
+        self.measured = self.finite.expand_as(values).flatten(-2)[:, : self.length].sum()
+
+    def split(self, x: Tensor) -> Tensor:
+        """X as [rows, blocks, block_size]. Not every GPU has float64, but NVIDIA's and AMD's do."""
+        x = x if x.device.type == "cuda" else x.cpu()
+        return pad(x, (0, -self.length % self.block_size)).unflatten(-1, (-1, self.block_size))
+
+    def clear(self, blocks: Tensor) -> Tensor:
+        """Zeros for the blocks that are not finite."""
+        return blocks if self.all_finite else blocks.masked_fill(~self.finite, 0)
+
+
+def measure(x: Tensor, blocks: Blocks, fmt: Format, scale_mode: str, shape: torch.Size, start: int) -> Figures:
+    """The figures of a piece of a tensor of this shape, from this flat index on."""
+    # quantize takes whole bytes of codes; a zero more changes no block's maximum.
+    elements, scales = mx_ops.quantize(pad(x, (0, -blocks.length % fmt.codes_per_byte)), fmt.name, scale_mode=scale_mode)
+    restored = mx_ops.dequantize(elements, scales, fmt.name, dtype=x.dtype)[:, : blocks.length]
+    different, first = compare(mx_ops.fake_quant(x, fmt.name, scale_mode=scale_mode), restored, shape, start)
+
+    error = blocks.values - blocks.clear(blocks.split(restored))
+    reach = scales.to(error.device).float().unsqueeze(-1) * fmt.largest  # exact, or infinite where nothing can be beyond it
+    sums = (blocks.measured, (blocks.magnitudes > reach).sum(), blocks.signal, error.square().sum(), error.abs().max())
+    measured, clipped, signal, noise, largest = torch.stack([value.double() for value in sums]).tolist()  # one wait for a GPU
+    stored_bytes = elements.nbytes + scales.nbytes
+    return Figures(x.numel(), stored_bytes, int(measured), int(clipped), signal, noise, largest, different, first)
+
+
+def compare(have: Tensor, want: Tensor, shape: torch.Size, start: int = 0) -> tuple[int, str]:
+    """How many values differ in their bits, one NaN for another aside, and the first of them; they are ``shape``'s from ``start`` on."""
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[want.element_size()]
+    if torch.equal(have.view(integer), want.view(integer)):
+        return 0, ""
+    differ = ((have.view(integer) != want.view(integer)) & ~(have.isnan() & want.isnan())).flatten()
+    count = int(differ.sum())
+    if not count:
+        return 0, ""
+    first = int(differ.nonzero()[0])
+    index = [int(i) for i in torch.unravel_index(torch.tensor(start + first), shape)]
+    return count, f"first at {index}: {have.flatten()[first].item():.9g}, not {want.flatten()[first].item():.9g}"
+
+
+# Whether all ways to run the ops agree.
+
+
+class Check(NamedTuple):
+    """Whether one way to run the ops gives the bits of another: "same bits", "differs", "failed" or "not run", and the details."""
+
+    name: str
+    against: str
+    status: str
+    details: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is known to be wrong."""
+        return self.status in ("same bits", "not run")
+
+
+class Ops(torch.nn.Module):
+    """Every op in every format, to nearest and with a seed. Flipping is exact, and gives a compiler something to compile around them."""
+
+    def forward(self, x: Tensor, seed: Tensor) -> dict[str, Tensor]:
+        """All outputs by name. The ops give bytes: Inductor's C++ and torch.export.save do not know all of torch's own dtypes."""
+        x, outputs = x.flip(0), {}
+        for name in FORMATS:
+            for rounding, maybe_seed in (("to nearest", None), ("with a seed", seed)):
+                elements, scales = torch.ops.mx.quantize(x, name, maybe_seed)
+                outputs[f"quantize, {name}, {rounding}, elements"] = elements.flip(0)
+                outputs[f"quantize, {name}, {rounding}, scales"] = scales.flip(0)
+                outputs[f"dequantize, {name}, {rounding}"] = torch.ops.mx.dequantize(elements, scales, name).flip(0)
+                outputs[f"fake_quant, {name}, {rounding}"] = torch.ops.mx.fake_quant(x, name, maybe_seed).flip(0)
+        return outputs
+
+
+def check_ops(device: torch.device) -> Iterator[Check]:
+    """Run the ops compiled and exported on rows from subnormal to huge, short blocks, an Inf and a NaN."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 80, generator=generator) * 2.0 ** torch.randint(-140, 120, (16, 1), generator=generator)
+    x[0, 0], x[1, 40] = math.inf, math.nan
+    inputs = (x.to(device), torch.tensor([2**40 + 1], device=device))
+    eager = Ops()(*inputs)
+    for name, run in (("torch.compile", run_compiled), ("torch.export, saved and loaded", run_exported)):
+        try:
+            yield check_outputs(name, run(Ops(), inputs), eager)
+        except Exception as error:  # whatever a compiler raises is what this is to report
+            limit = lacks_compiler(error)
+            yield Check(name, "eager", "not run" if limit else "failed", ["no C++ compiler" if limit else one_line(error)])
+
+
+def run_compiled(model: torch.nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The outputs under torch.compile, as one graph."""
+    return torch.compile(model, fullgraph=True)(*inputs)
+
+
+def run_exported(model: torch.nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The outputs of the exported program that a file gives back."""
+    import torch.export
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ops.pt2"
+        torch.export.save(torch.export.export(model, inputs), path)
+        return torch.export.load(path).module()(*inputs)
+
+
+def check_outputs(name: str, have: dict[str, Tensor], want: dict[str, Tensor]) -> Check:
+    """Compare outputs with eager's."""
+    details = []
+    for output, expected in want.items():
+        count, first = compare(have[output], expected, expected.shape)
+        if count:
+            details.append(f"{output}: {count} of {expected.numel()} values differ, {first}")
+    return Check(name, "eager", "differs" if details else "same bits", details)
+
+
+def lacks_compiler(error: BaseException | None) -> bool:
+    """Whether Inductor found no C++ compiler: a limit of the machine, and no wrong bit."""
+    return error is not None and (type(error).__name__ == "InvalidCxxCompiler" or lacks_compiler(error.__cause__ or error.__context__))
+
+
+def check_fake_quant(reports: list[Report]) -> Check:
+    """What the reports found about fake_quant."""
+    details = [
+        f"{fmt.name}, {scale_mode}, {tensor.name}: {figures.wrong}"
+        for report in reports
+        for tensor in report.tensors
+        for (fmt, scale_mode), figures in zip(COMBINATIONS, tensor.figures)
+        if figures.wrong
+    ]
+    if not any(report.tensors for report in reports):
+        return Check("fake_quant", "dequantize(quantize)", "not run", ["no tensor to run it on"])
+    return Check("fake_quant", "dequantize(quantize)", "differs" if details else "same bits", details)
