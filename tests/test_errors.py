@@ -1,0 +1,314 @@
+"""Errors are plain and early: the type and the message say what is wrong, in eager, under fake tensors, in export and in compile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import mx_ops
+
+ops = torch.ops.mx
+
+
+def x(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """An input of this shape, 4 by 64 unless given."""
+    return torch.ones(shape or (4, 64), dtype=dtype)
+
+
+def u8(*shape: int) -> Tensor:
+    """Bytes of this shape."""
+    return torch.ones(shape, dtype=torch.uint8)
+
+
+def other_device(tensor: Tensor) -> Tensor:
+    """The tensor on another device than the rest."""
+    return tensor.to("meta")
+
+
+FORMATS_KNOWN = "'mxfp4', 'mxfp8_e4m3', 'mxfp8_e5m2'"
+SEED = torch.zeros(1, dtype=torch.int64)
+
+# Calls by name: each takes no arguments, and makes its tensors itself, so that it can be made under a FakeTensorMode.
+Case = tuple[Callable[[], Any], type[Exception], str]
+QUANTIZERS: dict[str, Callable[..., Any]] = {
+    "op quantize": ops.quantize,
+    "op fake_quant": ops.fake_quant,
+    "quantize": mx_ops.quantize,
+    "fake_quant": mx_ops.fake_quant,
+}
+CASES: dict[str, Case] = {}
+
+
+def add(name: str, function: Callable[[], Any], error: type[Exception], fragment: str) -> None:
+    """A call that must fail, with the error and a part of the message."""
+    assert name not in CASES
+    CASES[name] = (function, error, fragment)
+
+
+for name, q in QUANTIZERS.items():
+    add(f"{name}: format", lambda q=q: q(x(), "mxfp5"), ValueError, f"unknown format 'mxfp5'; the formats are {FORMATS_KNOWN}")
+    add(
+        f"{name}: scale mode",
+        lambda q=q: q(x(), "mxfp4", scale_mode="round"),
+        ValueError,
+        "unknown scale mode 'round'; the scale modes are 'floor', 'ceil', 'rceil', 'even'",
+    )
+    for size in (0, 8, 33, 512, -32):
+        add(
+            f"{name}: block size {size}",
+            lambda q=q, size=size: q(x(), "mxfp4", block_size=size),
+            ValueError,
+            f"unknown block size {size}; the block sizes are 16, 32, 64, 128, 256",
+        )
+    for dim in (2, -3, 7):
+        add(
+            f"{name}: dim {dim}",
+            lambda q=q, dim=dim: q(x(), "mxfp4", dim=dim),
+            IndexError,
+            f"dim {dim} is out of range for a tensor of rank 2",
+        )
+    add(f"{name}: rank 0", lambda q=q: q(torch.tensor(1.0), "mxfp4"), IndexError, "rank 0")
+    for dtype in (torch.float64, torch.int32, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e8m0fnu):
+        add(
+            f"{name}: {dtype}",
+            lambda q=q, dtype=dtype: q(torch.zeros(4, 64, dtype=dtype), "mxfp4"),
+            TypeError,
+            f"input is {dtype}; it may be torch.float32, torch.bfloat16, torch.float16",
+        )
+    add(
+        f"{name}: seed dtype",
+        lambda q=q: q(x(), "mxfp4", seed=torch.zeros(1, dtype=torch.int32)),
+        ValueError,
+        "seed is torch.int32 of shape (1,)",
+    )
+    add(
+        f"{name}: seed size",
+        lambda q=q: q(x(), "mxfp4", seed=torch.zeros(2, dtype=torch.int64)),
+        ValueError,
+        "seed is torch.int64 of shape (2,)",
+    )
+    add(
+        f"{name}: no seed in seed",
+        lambda q=q: q(x(), "mxfp4", seed=torch.zeros(0, dtype=torch.int64)),
+        ValueError,
+        "it must be one int64 on the input's device",
+    )
+    add(
+        f"{name}: seed device",
+        lambda q=q: q(x(), "mxfp4", seed=torch.zeros(1, dtype=torch.int64, device="meta")),
+        ValueError,
+        "it must be one int64 on the input's device",
+    )
+    add(
+        f"{name}: tensor_scale",
+        lambda q=q: q(x(), "mxfp4", tensor_scale=torch.ones(1)),
+        ValueError,
+        "mxfp4 has no scale for the whole tensor",
+    )
+
+for name, q in (("op quantize", ops.quantize), ("quantize", mx_ops.quantize)):
+    for length in (1, 31, 33):
+        add(
+            f"{name}: mxfp4 of odd length {length}",
+            lambda q=q, length=length: q(x(4, length), "mxfp4"),
+            ValueError,
+            f"mxfp4 packs 2 elements a byte, so the length {length} of dim 1 must be even",
+        )
+    add(
+        f"{name}: mxfp4 of odd length along dim 0",
+        lambda q=q: q(x(5, 64), "mxfp4", dim=0),
+        ValueError,
+        "the length 5 of dim 0 must be even",
+    )
+
+for name, q in (("op", ops.mxfp4_fake_quant), ("function", mx_ops.mxfp4_fake_quant), ("mxfp4_forward", mx_ops.mxfp4_forward)):
+    add(f"mxfp4 {name}: dtype", lambda q=q: q(x(dtype=torch.float64)), TypeError, "input is torch.float64")
+    add(f"mxfp4 {name}: rank 0", lambda q=q: q(torch.tensor(1.0)), IndexError, "rank 0")
+for name, q in (("op", ops.mxfp4_fake_quant), ("function", mx_ops.mxfp4_fake_quant)):
+    add(f"mxfp4 {name}: scale mode", lambda q=q: q(x(), scale_mode="up"), ValueError, "unknown scale mode 'up'")
+    add(f"mxfp4 {name}: block size", lambda q=q: q(x(), block_size=31), ValueError, "unknown block size 31")
+    add(f"mxfp4 {name}: dim", lambda q=q: q(x(), dim=2), IndexError, "dim 2 is out of range")
+    add(f"mxfp4 {name}: seed", lambda q=q: q(x(), seed=torch.zeros(1)), ValueError, "seed is torch.float32")
+for name, q in (
+    ("op", ops.mxfp8_fake_quant),
+    ("function", mx_ops.mxfp8_fake_quant),
+    ("mxfp8_forward", mx_ops.mxfp8_forward),
+    ("fake_quant_mxfp8", mx_ops.fake_quant_mxfp8),
+):
+    for format in ("e3m4", "mxfp8_e4m3"):
+        add(
+            f"mxfp8 {name}: format {format}",
+            lambda q=q, format=format: q(x(), format=format),
+            ValueError,
+            f"{format!r}; the formats are 'e4m3', 'e5m2'",
+        )
+    add(f"mxfp8 {name}: dtype", lambda q=q: q(x(dtype=torch.float64)), TypeError, "input is torch.float64")
+
+for name, d in (("op dequantize", ops.dequantize), ("dequantize", mx_ops.dequantize)):
+    add(f"{name}: format", lambda d=d: d(u8(4, 32), u8(4, 1), "fp4"), ValueError, f"unknown format 'fp4'; the formats are {FORMATS_KNOWN}")
+    add(f"{name}: block size", lambda d=d: d(u8(4, 32), u8(4, 1), "mxfp4", block_size=4), ValueError, "unknown block size 4")
+    add(f"{name}: dim", lambda d=d: d(u8(4, 32), u8(4, 1), "mxfp8_e4m3", dim=2), IndexError, "dim 2 is out of range")
+    add(f"{name}: rank 0", lambda d=d: d(u8(), u8(), "mxfp8_e4m3"), IndexError, "rank 0")
+    for dtype in (torch.float64, torch.int32, torch.float8_e4m3fn):
+        add(
+            f"{name}: to {dtype}",
+            lambda d=d, dtype=dtype: d(u8(4, 32), u8(4, 1), "mxfp8_e4m3", dtype=dtype),
+            TypeError,
+            f"dtype is {dtype}; it may be torch.float32, torch.bfloat16, torch.float16",
+        )
+    for shape in ((4, 2), (4,), (1, 1), (4, 1, 1), (4, 0), (1, 4)):
+        add(
+            f"{name}: scales of shape {shape}",
+            lambda d=d, shape=shape: d(u8(4, 32), u8(*shape), "mxfp8_e4m3"),
+            ValueError,
+            f"scales of shape {shape} do not fit elements of shape (4, 32)",
+        )
+    add(
+        f"{name}: scales of other blocks",
+        lambda d=d: d(u8(4, 32), u8(4, 2), "mxfp4", block_size=16),
+        ValueError,
+        "has scales of shape (4, 4)",
+    )
+    add(
+        f"{name}: scales along another dim",
+        lambda d=d: d(u8(4, 32), u8(4, 1), "mxfp8_e4m3", dim=0),
+        ValueError,
+        "has scales of shape (1, 32)",
+    )
+    add(
+        f"{name}: scales elsewhere",
+        lambda d=d: d(u8(4, 32), other_device(u8(4, 1)), "mxfp8_e4m3"),
+        ValueError,
+        "scales are on meta, elements on cpu: move them to one device",
+    )
+    add(
+        f"{name}: tensor_scale",
+        lambda d=d: d(u8(4, 32), u8(4, 1), "mxfp8_e4m3", tensor_scale=torch.ones(1)),
+        ValueError,
+        "mxfp8_e4m3 has no scale for the whole tensor",
+    )
+
+for dtype in (torch.float8_e4m3fn, torch.int8, torch.float32):
+    add(
+        f"op dequantize: elements of {dtype}",
+        lambda dtype=dtype: ops.dequantize(torch.zeros(4, 32, dtype=dtype), u8(4, 1), "mxfp8_e4m3"),
+        TypeError,
+        f"elements are {dtype}; the op takes bytes: use elements.view(torch.uint8), or mx_ops.dequantize",
+    )
+add(
+    "op dequantize: scales in e8m0",
+    lambda: ops.dequantize(u8(4, 32), u8(4, 1).view(torch.float8_e8m0fnu), "mxfp8_e4m3"),
+    TypeError,
+    "scales are torch.float8_e8m0fnu; the op takes bytes",
+)
+add(
+    "dequantize: elements of another format",
+    lambda: mx_ops.dequantize(u8(4, 32).view(torch.float8_e5m2), u8(4, 1), "mxfp8_e4m3"),
+    TypeError,
+    "elements of mxfp8_e4m3 are torch.float8_e5m2; they may be torch.float8_e4m3fn or torch.uint8",
+)
+add(
+    "dequantize: elements of int8",
+    lambda: mx_ops.dequantize(torch.zeros(4, 32, dtype=torch.int8), u8(4, 1), "mxfp4"),
+    TypeError,
+    "elements of mxfp4 are torch.int8; they may be torch.float4_e2m1fn_x2 or torch.uint8",
+)
+add(
+    "dequantize: scales of float32",
+    lambda: mx_ops.dequantize(u8(4, 32), x(4, 1), "mxfp8_e4m3"),
+    TypeError,
+    "scales are torch.float32; they may be torch.float8_e8m0fnu or torch.uint8",
+)
+
+
+def test_there_are_cases() -> None:
+    """The loops above made what they say."""
+    assert len(CASES) > 150
+
+
+def test_a_case_without_its_mistake_passes() -> None:
+    """The calls above fail of one mistake each: without one they run."""
+    for q in QUANTIZERS.values():
+        q(x(), "mxfp4", seed=SEED, dim=-1, block_size=32, scale_mode="floor")
+    for d in (ops.dequantize, mx_ops.dequantize):
+        d(u8(4, 32), u8(4, 1), "mxfp8_e4m3", dtype=torch.float16)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_error(name: str) -> None:
+    """The type and the message of the error, in eager and under a FakeTensorMode."""
+    function, error, fragment = CASES[name]
+    with pytest.raises(error, match=re.escape(fragment)) as raised:
+        function()
+    assert type(raised.value) is error
+    with FakeTensorMode(), pytest.raises(error, match=re.escape(fragment)) as raised:
+        function()
+    assert type(raised.value) is error
+
+
+def test_errors_on_a_device(device: str) -> None:
+    """A seed or scales on the CPU do not fit an input on a GPU, and an input on the CPU no seed elsewhere."""
+    elsewhere = "cpu" if device != "cpu" else "meta"
+    with pytest.raises(ValueError, match="must be one int64 on the input's device"):
+        ops.fake_quant(x().to(device), "mxfp4", torch.zeros(1, dtype=torch.int64, device=elsewhere))
+    with pytest.raises(ValueError, match="move them to one device"):
+        ops.dequantize(u8(4, 32).to(device), u8(4, 1).to(elsewhere), "mxfp8_e4m3")
+
+
+def test_fold_seed_errors() -> None:
+    """fold_seed takes one int64."""
+    for wrong in (42, torch.zeros(1), torch.zeros(1, dtype=torch.int32)):
+        with pytest.raises(TypeError, match="it must be an int64 tensor"):
+            mx_ops.fold_seed(wrong, 1)
+    with pytest.raises(ValueError, match="must have one element"):
+        mx_ops.fold_seed(torch.zeros(2, dtype=torch.int64), 1)
+
+
+class Model(torch.nn.Module):
+    """A call of a case's kind, on an input that is traced."""
+
+    def __init__(self, function: Callable[[Tensor], Any]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, tensor: Tensor) -> Any:
+        """Call it."""
+        return self.function(tensor)
+
+
+TRACED: dict[str, tuple[Callable[[Tensor], Any], Tensor, type[Exception], str]] = {
+    "format": (lambda t: mx_ops.fake_quant(t, "mxfp5"), x(), ValueError, "unknown format 'mxfp5'"),
+    "scale mode": (lambda t: mx_ops.quantize(t, "mxfp4", scale_mode="up"), x(), ValueError, "unknown scale mode 'up'"),
+    "block size": (lambda t: mx_ops.fake_quant(t, "mxfp4", block_size=8), x(), ValueError, "unknown block size 8"),
+    "odd length": (lambda t: mx_ops.quantize(t, "mxfp4"), x(4, 33), ValueError, "the length 33 of dim 1 must be even"),
+    "seed": (lambda t: ops.fake_quant(t, "mxfp4", t), x(), ValueError, "it must be one int64"),
+    "scales": (lambda t: ops.dequantize(t, t, "mxfp8_e4m3"), u8(4, 64), ValueError, "scales of shape (4, 64) do not fit"),
+    "dtype": (lambda t: mx_ops.fake_quant(t, "mxfp4"), x(dtype=torch.float64), TypeError, "input is torch.float64"),
+    "to dtype": (lambda t: ops.dequantize(t, t, "mxfp4", dtype=torch.float64), u8(4, 64), TypeError, "dtype is torch.float64"),
+    "dim": (lambda t: mx_ops.fake_quant(t, "mxfp4", dim=2), x(), IndexError, "dim 2 is out of range"),
+    "rank 0": (lambda t: mx_ops.fake_quant(t, "mxfp4"), torch.tensor(1.0), IndexError, "rank 0"),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_error_in_export(name: str) -> None:
+    """torch.export.export raises the same types with the same messages."""
+    function, tensor, error, fragment = TRACED[name]
+    with pytest.raises(error, match=re.escape(fragment)) as raised:
+        torch.export.export(Model(function), (tensor,), strict=False)
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_error_in_compile(name: str) -> None:
+    """torch.compile raises errors of its own, in which the message is kept."""
+    function, tensor, _, fragment = TRACED[name]
+    torch.compiler.reset()
+    with pytest.raises(Exception, match=re.escape(fragment)):
+        torch.compile(function, backend="eager", fullgraph=True)(tensor)

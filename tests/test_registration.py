@@ -1,0 +1,224 @@
+"""The ops are good citizens of torch: pure, with fakes that tell the truth, one node each in an exported program that runs as they do."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers import DTYPES, assert_same, wild
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import mx_ops
+
+OPS = ["quantize", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant"]
+Sample = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def inputs(device: str) -> Iterator[tuple[Tensor, int]]:
+    """Tensors of many layouts, and a dim of each of an even length."""
+    yield wild((64,)).to(device), 0
+    yield wild((6, 34)).to(device), -1
+    yield wild((6, 34), torch.bfloat16).to(device).t(), 0
+    yield wild((34, 5), torch.float16).to(device), 0
+    yield wild((2, 3, 70)).to(device).permute(2, 0, 1), 0
+    yield wild((2, 3, 70)).to(device).permute(0, 2, 1), 1
+    yield wild((8, 12, 10))[::2, 1::3, ::5].to(device), 2
+    yield wild((1, 34)).to(device).expand(6, 34), 1
+    yield wild((6, 1), torch.bfloat16).to(device).expand(6, 34), 1
+    yield wild((3, 1, 34, 1)).to(device), 2
+    yield torch.empty(0, 34, device=device), 1
+    yield torch.empty(3, 0, 2, device=device).permute(1, 2, 0), 0
+
+
+def sample_inputs(op: str, device: str) -> Iterator[Sample]:
+    """Arguments for an op by its name: every layout, with and without what has a default."""
+    seed = torch.tensor([7], device=device)
+    for x, dim in inputs(device):
+        if op == "dequantize":
+            for format in ("mxfp4", "mxfp8_e5m2"):
+                codes = torch.ops.mx.quantize(x, format, dim=dim)
+                yield (*codes, format), {"dim": dim}
+                yield (codes[0].contiguous(), codes[1].contiguous(), format), {"dim": dim, "dtype": torch.bfloat16}
+            codes = torch.ops.mx.quantize(x, "mxfp8_e4m3", dim=dim, block_size=16)
+            yield (*codes, "mxfp8_e4m3", None), {"dim": dim, "block_size": 16, "dtype": torch.float16}
+        else:
+            formats = {"mxfp4_fake_quant": [()], "mxfp8_fake_quant": [("e4m3",), ("e5m2",)]}.get(op, [("mxfp4",), ("mxfp8_e4m3",)])
+            for format in formats:
+                yield (x, *format), {"dim": dim}
+                yield (x, *format, seed), {"dim": dim, "block_size": 16, "scale_mode": "even"}
+
+
+def packet(op: str) -> torch._ops.OpOverload:
+    """An op by its name."""
+    return getattr(torch.ops.mx, op).default
+
+
+def leaves(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """One or several outputs as a tuple."""
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def test_these_are_all_the_ops() -> None:
+    """No op of the namespace is missing from the tests below."""
+    names = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("mx::")}
+    assert names == {f"mx::{op}" for op in OPS}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(op: str, device: str) -> None:
+    """Schemas, autograd, fakes and AOT dispatch pass torch.library.opcheck, with inputs that require gradients and that do not."""
+    samples = list(sample_inputs(op, device))
+    for index, (args, kwargs) in enumerate(samples):
+        if op.endswith("fake_quant") and index % 3 == 0 and args[0].numel():
+            args = (args[0].detach().clone(memory_format=torch.preserve_format).requires_grad_(), *args[1:])
+        result = torch.library.opcheck(packet(op), args, kwargs)
+        assert set(result.values()) == {"SUCCESS"}, (index, result)
+    assert len(samples) >= 24
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_fakes_tell_the_truth(op: str, device: str) -> None:
+    """Shapes, dtypes, strides and devices of fake and meta outputs are those of real ones, for every layout."""
+    mode = FakeTensorMode()
+    for args, kwargs in sample_inputs(op, device):
+        real = leaves(packet(op)(*args, **kwargs))
+        with mode:
+            fake_args = [mode.from_tensor(arg) if isinstance(arg, Tensor) else arg for arg in args]
+            fake = leaves(packet(op)(*fake_args, **kwargs))
+        meta_args = [
+            torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype, device="meta") if isinstance(arg, Tensor) else arg for arg in args
+        ]
+        meta = leaves(packet(op)(*meta_args, **kwargs))
+        assert len(real) == len(fake) == len(meta)
+        for have, fake_one, meta_one in zip(real, fake, meta):
+            for other in (fake_one, meta_one):
+                assert (other.shape, other.dtype) == (have.shape, have.dtype)
+                if have.numel():  # torch.empty_like itself gives an empty tensor other strides on meta than elsewhere
+                    assert other.stride() == have.stride()
+                assert other.storage_offset() == have.storage_offset() == 0
+            assert fake_one.device == have.device
+            assert meta_one.device.type == "meta"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_outputs_are_fresh(op: str, device: str) -> None:
+    """Outputs share memory neither with inputs nor with each other, and a second call gives the same bits in new memory."""
+    for args, kwargs in sample_inputs(op, device):
+        first, second = leaves(packet(op)(*args, **kwargs)), leaves(packet(op)(*args, **kwargs))
+        for one, other in zip(first, second):
+            assert_same(one, other)
+        outputs, given = ({t.untyped_storage().data_ptr() for t in ts if isinstance(t, Tensor)} for ts in ((*first, *second), args))
+        if first[0].numel():
+            assert len(outputs) == 2 * len(first)
+            assert not outputs & given
+
+
+class TwoLayers(torch.nn.Module):
+    """Two linear layers with fake-quantized weights and inputs; seeded stochastic rounding in the second; codes beside the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(64, 48), torch.nn.Linear(48, 40)
+
+    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+        """The output of the second layer, its codes, their scales and their values."""
+        linear = torch.nn.functional.linear
+        x = linear(mx_ops.fake_quant(x, "mxfp8_e4m3"), mx_ops.mxfp4_fake_quant(self.first.weight), self.first.bias)
+        x = mx_ops.mxfp8_fake_quant(torch.relu(x), "e5m2", seed=mx_ops.fold_seed(seed, 1))
+        x = linear(x, mx_ops.fake_quant(self.second.weight, "mxfp4", scale_mode="rceil"), self.second.bias)
+        elements, scales = torch.ops.mx.quantize(x, "mxfp4", dim=0)
+        return x, elements, scales, torch.ops.mx.dequantize(elements, scales, "mxfp4", dim=0, dtype=torch.bfloat16)
+
+
+@pytest.fixture
+def model(device: str) -> Callable[..., tuple[Tensor, ...]]:
+    """The model, and its inputs as its attribute."""
+    torch.manual_seed(0)
+    model = TwoLayers().to(device)
+    model.inputs = (torch.randn(34, 64, device=device), torch.tensor([5], device=device))
+    return model
+
+
+def mx_nodes(program: torch.export.ExportedProgram) -> list[str]:
+    """The names of the ops of mx in a graph, in order."""
+    return [node.target.name() for node in program.graph.nodes if getattr(node.target, "namespace", "") == "mx"]
+
+
+NODES = ["mx::fake_quant", "mx::mxfp4_fake_quant", "mx::mxfp8_fake_quant", "mx::fake_quant", "mx::quantize", "mx::dequantize"]
+
+
+def test_export_keeps_each_call_as_one_node(model: TwoLayers) -> None:
+    """An exported program has one node a call, decomposed or not, and gives the model's bits."""
+    program = torch.export.export(model, model.inputs, strict=False)
+    for exported in (program, program.run_decompositions()):
+        assert sorted(mx_nodes(exported)) == sorted(NODES)
+        for have, want in zip(exported.module()(*model.inputs), model(*model.inputs)):
+            assert_same(have, want)
+
+
+def test_export_saves_and_loads(model: TwoLayers) -> None:
+    """A saved and loaded program has the same nodes and gives the same bits."""
+    program = torch.export.export(model, model.inputs, strict=False)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file)
+    assert mx_nodes(loaded) == mx_nodes(program)
+    for have, want in zip(loaded.module()(*model.inputs), model(*model.inputs)):
+        assert_same(have, want)
+
+
+def test_export_with_dynamic_sizes(device: str) -> None:
+    """One program serves every number of rows, and every length of more than one block."""
+
+    class Chain(torch.nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            elements, scales = torch.ops.mx.quantize(x, "mxfp8_e4m3", dim=1)
+            return mx_ops.fake_quant(x, "mxfp4"), elements, scales, mx_ops.dequantize(elements, scales, "mxfp8_e4m3", dim=1)
+
+    dynamic = {0: torch.export.Dim("rows", min=2), 1: torch.export.Dim("length", min=33)}
+    program = torch.export.export(Chain(), (wild((6, 42)).to(device),), dynamic_shapes=(dynamic,), strict=False)
+    for shape in ((6, 42), (3, 431), (31, 33), (2, 64)):
+        x = wild(shape).to(device)
+        for have, want in zip(program.module()(x), Chain()(x)):
+            assert_same(have, want)
+
+
+def test_export_with_unbacked_sizes(device: str) -> None:
+    """Sizes that only the data know may stand in any dim that is not blocked."""
+
+    class Chosen(torch.nn.Module):
+        def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+            x = x[x[:, 0] > 0]
+            elements, scales = torch.ops.mx.quantize(x, "mxfp4", seed)
+            return mx_ops.fake_quant(x, "mxfp8_e5m2"), elements, scales, torch.ops.mx.dequantize(elements, scales, "mxfp4")
+
+    arguments = (wild((31, 42)).to(device), torch.tensor([1], device=device))
+    program = torch.export.export(Chosen(), arguments, strict=False)
+    for have, want in zip(program.module()(*arguments), Chosen()(*arguments)):
+        assert_same(have, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compiled_calls_give_the_same_bits(dtype: torch.dtype, device: str) -> None:
+    """Under torch.compile, in one graph, ops and functions give the bits of eager, forward and backward."""
+
+    def chain(x: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+        elements, scales = torch.ops.mx.quantize(x, "mxfp4", dim=0)
+        values = torch.ops.mx.dequantize(elements, scales, "mxfp4", dim=0, dtype=x.dtype)
+        noisy = mx_ops.fake_quant(x, "mxfp8_e4m3", seed=mx_ops.fold_seed(seed, 3))
+        return elements, scales, values, noisy, mx_ops.mxfp8_fake_quant(x.t(), "e5m2")
+
+    torch.compiler.reset()
+    x, seed = wild((34, 42), dtype).to(device).requires_grad_(), torch.tensor([9], device=device)
+    expected, compiled = chain(x, seed), torch.compile(chain, fullgraph=True)(x, seed)
+    for have, want in zip(compiled, expected):
+        assert_same(have, want)
+        assert have.stride() == want.stride()
+    for outputs in (compiled, expected):
+        (gradient,) = torch.autograd.grad(outputs[3].sum() + outputs[4].sum(), x)
+        assert_same(gradient, torch.full((34, 42), 2.0))

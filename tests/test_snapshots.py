@@ -1,0 +1,82 @@
+"""What others rely on stands here in full: the schemas, and the graph that torch.export makes of a model.
+
+After a change that is meant, `EXPECTTEST_ACCEPT=1 pytest tests/test_snapshots.py` writes the new text; schemas only append arguments.
+"""
+
+from __future__ import annotations
+
+import torch
+from expecttest import TestCase
+from torch import Tensor
+
+import mx_ops
+
+OPS = ("quantize", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant")
+
+
+def print_graph(program: torch.export.ExportedProgram) -> str:
+    """The calls of a graph, in order, with what in their arguments is no tensor: the part that every release of torch prints alike."""
+    lines = []
+    for node in program.graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            args = [repr(arg) for arg in node.args if isinstance(arg, str)]
+            kwargs = [f"{name}={value}" for name, value in node.kwargs.items()]
+            lines.append(f"{node.target}({', '.join(args + kwargs)})")
+    return "\n".join(lines)
+
+
+class TwoLayers(torch.nn.Module):
+    """Two linear layers with fake-quantized weights and activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(64, 48), torch.nn.Linear(48, 40)
+
+    def forward(self, x: Tensor, seed: Tensor) -> Tensor:
+        """FP8 activations, FP4 weights; the second layer's activations are rounded stochastically."""
+        weight = mx_ops.mxfp4_fake_quant(self.first.weight)
+        x = torch.nn.functional.linear(mx_ops.mxfp8_fake_quant(x), weight, self.first.bias).relu()
+        weight = mx_ops.fake_quant(self.second.weight, "mxfp4", scale_mode="rceil", block_size=16)
+        return torch.nn.functional.linear(mx_ops.fake_quant(x, "mxfp8_e5m2", seed=seed), weight, self.second.bias)
+
+
+class TestSnapshots(TestCase):
+    """The texts."""
+
+    def test_schemas(self) -> None:
+        """The schema of every op."""
+        text = "\n".join(str(getattr(torch.ops.mx, name).default._schema) for name in OPS)
+        self.assertExpectedInline(
+            text.replace(" *, ", "\n    *, ").replace(") -> ", ")\n    -> "),
+            """\
+mx::quantize(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None,
+    *, int dim=-1, int? block_size=None, str? scale_mode=None)
+    -> (Tensor elements, Tensor scales)
+mx::dequantize(Tensor elements, Tensor scales, str format, Tensor? tensor_scale=None,
+    *, int dim=-1, int? block_size=None, ScalarType dtype=6)
+    -> Tensor
+mx::fake_quant(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None,
+    *, int dim=-1, int? block_size=None, str? scale_mode=None)
+    -> Tensor
+mx::mxfp4_fake_quant(Tensor input, Tensor? seed=None,
+    *, int dim=-1, int? block_size=None, str? scale_mode=None)
+    -> Tensor
+mx::mxfp8_fake_quant(Tensor input, str format="e4m3", Tensor? seed=None,
+    *, int dim=-1, int? block_size=None, str? scale_mode=None)
+    -> Tensor""",
+        )
+
+    def test_exported_graph(self) -> None:
+        """Each call of an op is one node."""
+        program = torch.export.export(TwoLayers(), (torch.ones(3, 64), torch.tensor([1])), strict=False)
+        self.assertExpectedInline(
+            print_graph(program),
+            """\
+mx.mxfp4_fake_quant.default()
+mx.mxfp8_fake_quant.default()
+aten.linear.default()
+aten.relu.default()
+mx.fake_quant.default('mxfp4', block_size=16, scale_mode=rceil)
+mx.fake_quant.default('mxfp8_e5m2')
+aten.linear.default()""",
+        )

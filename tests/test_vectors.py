@@ -1,0 +1,91 @@
+"""The 43 golden blocks, which an exact rational oracle made, come out as they stand: scales, codes and values, in every mode.
+
+A format is one row of data: a row added to the table passes its blocks with no other change.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from helpers import SCALE_MODES, assert_same, float32
+
+import mx_ops
+from mx_ops import Format
+
+VECTORS = json.loads(pathlib.Path(__file__).with_name("mx_vectors.json").read_text())
+ADDED = {
+    "mxfp6_e2m3": Format("mxfp6_e2m3", "E2M3", 6, 3, 0, 2, 7.5, 0x00, torch.uint8),
+    "mxfp6_e3m2": Format("mxfp6_e3m2", "E3M2", 6, 2, -2, 4, 28.0, 0x00, torch.uint8),
+}
+CASES = [
+    (format, scale_mode) for format in mx_ops.FORMATS for scale_mode in SCALE_MODES if f"{format}/{scale_mode}" in VECTORS[0]["expect"]
+]
+
+
+def check(format: str, scale_mode: str, device: str) -> int:
+    """Every golden block of a format and mode, a block a row, through the three ops; how many there were."""
+    x, codes, values = (np.zeros((len(VECTORS), 32), kind) for kind in (np.uint32, np.uint8, np.uint32))
+    scales = np.zeros((len(VECTORS), 1), np.uint8)
+    for row, vector in enumerate(VECTORS):
+        words = [int(word, 16) for word in vector["input_fp32_bits"]]
+        expected = vector["expect"][f"{format}/{scale_mode}"]
+        x[row, : len(words)] = words
+        scales[row] = expected["scale"]
+        if expected["codes"] is None:
+            assert expected["scale"] == 255
+            codes[row] = mx_ops.FORMATS[format].nan_code
+            values[row] = 0x7FC00000
+        else:
+            codes[row, : len(words)] = list(bytes.fromhex(expected["codes"]))
+            values[row, : len(words)] = [int(word, 16) for word in expected["dequantized_fp32_bits"]]
+
+    elements, scale = torch.ops.mx.quantize(float32(x).to(device), format, scale_mode=scale_mode)
+    assert_same(scale, scales)
+    assert_same(oracle.unpack(elements.cpu().numpy(), format), codes)
+    assert_same(torch.ops.mx.dequantize(elements, scale, format), float32(values))
+    assert_same(torch.ops.mx.fake_quant(float32(x).to(device), format, scale_mode=scale_mode), float32(values))
+    return len(x)
+
+
+@pytest.mark.parametrize(("format", "scale_mode"), CASES)
+def test_golden_blocks(format: str, scale_mode: str, device: str) -> None:
+    """Scales, codes, dequantized values and fake-quantized values are those of the golden blocks."""
+    assert check(format, scale_mode, device) == 43
+
+
+def test_every_format_and_mode_has_golden_blocks() -> None:
+    """No format, mode or block has dropped out of the loop above: the three first formats make 516 cases."""
+    assert len(VECTORS) == 43
+    assert {format for format, _ in CASES} == set(mx_ops.FORMATS)
+    assert {scale_mode for _, scale_mode in CASES} == set(mx_ops.SCALE_MODES)
+    assert sum(len(VECTORS) for format, _ in CASES if format in ("mxfp4", "mxfp8_e4m3", "mxfp8_e5m2")) == 516
+
+
+def test_nan_codes_are_canonical() -> None:
+    """A block with a NaN or an Inf holds 0x7F in every FP8 element, and 0 where no code is NaN."""
+    codes = {name: row.nan_code for name, row in mx_ops.FORMATS.items()}
+    assert codes == {name: 0x7F if name.startswith("mxfp8") else 0x00 for name in codes}
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The rows of MXFP6 in the table, for as long as a test runs."""
+    for name, row in ADDED.items():
+        monkeypatch.setitem(mx_ops.FORMATS, name, row)
+    mx_ops.library.resolve.cache_clear()
+    yield
+    mx_ops.library.resolve.cache_clear()
+
+
+@pytest.mark.parametrize("scale_mode", SCALE_MODES)
+@pytest.mark.parametrize("format", ADDED)
+@pytest.mark.usefixtures("added")
+def test_a_format_is_one_row_of_data(format: str, scale_mode: str, device: str) -> None:
+    """Formats added as a row of facts pass their golden blocks."""
+    assert check(format, scale_mode, device) == 43
