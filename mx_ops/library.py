@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -66,11 +67,16 @@ def kernels_for(device_type: str) -> ModuleType | None:
 def resolve(ndim: int, format: str, dim: int, block_size: int | None, scale_mode: str | None, stochastic: bool) -> Rule:
     """Check the arguments that are no tensors. Raises ValueError and IndexError."""
     fmt = get_format(format)
+    return Rule(fmt, resolve_dim(ndim, dim), get_block_size(fmt, block_size), get_threshold(fmt, scale_mode, stochastic))
+
+
+def resolve_dim(ndim: int, dim: int) -> int:
+    """``dim`` as counted from the front. Raises IndexError."""
     if ndim == 0:
         raise IndexError("a tensor of rank 0 has no dim to take blocks along: use x.reshape(1)")
     if not -ndim <= dim < ndim:
         raise IndexError(f"dim {dim} is out of range for a tensor of rank {ndim}: give one from {-ndim} to {ndim - 1}")
-    return Rule(fmt, dim % ndim, get_block_size(fmt, block_size), get_threshold(fmt, scale_mode, stochastic))
+    return dim % ndim
 
 
 def check_input(x: Tensor, seed: Tensor | None, tensor_scale: Tensor | None, fmt: Format) -> None:
@@ -139,6 +145,13 @@ def op(schema: str, backward: Callable | None = None) -> Callable[[Callable[...,
         name = library.define(schema, tags=torch.Tag.pt2_compliant_tag)
         library.impl(name, lambda *args, **kwargs: function(*args, **kwargs).run(), "CompositeExplicitAutograd")
         torch.library.register_fake(f"mx::{name}", lambda *args, **kwargs: function(*args, **kwargs).outputs, lib=library)
+        overload = getattr(torch.ops.mx, name).default
+        seed_at = next((i for i, argument in enumerate(overload._schema.arguments) if argument.name == "seed"), sys.maxsize)
+
+        def vmap(info: Any, in_dims: tuple, *args: Any, dim: int = -1, **kwargs: Any) -> tuple[Any, Any]:
+            return batch(functools.partial(overload, **kwargs), info.batch_size, in_dims, args, dim, seed_at)
+
+        torch.library.register_vmap(f"mx::{name}", vmap, lib=library)
         if backward is not None:
             torch.library.register_autograd(f"mx::{name}", backward, lib=library)
         return function
@@ -149,6 +162,23 @@ def op(schema: str, backward: Callable | None = None) -> Callable[[Callable[...,
 def straight_through(ctx, grad):
     """The gradient of every fake_quant: that of the identity."""
     return (grad, *[None] * (len(ctx.needs_input_grad) - 1))
+
+
+def batch(op: Callable, size: int, in_dims: tuple[int | None, ...], args: tuple, dim: int, seed_at: int = 1) -> tuple[Any, Any]:
+    """An op under vmap gives what a Python loop over the batch gives: by one call, where the batch may be one more dim of its tensors.
+
+    With a seed (argument ``seed_at``) it may not: each slice draws the noise that it would draw alone.
+    """
+    if len(args) > seed_at and args[seed_at] is not None:
+        slices = [op(*(arg if at is None else arg.select(at, i) for arg, at in zip(args, in_dims)), dim=dim) for i in range(size)]
+        outputs = torch.stack(slices) if isinstance(slices[0], Tensor) else tuple(map(torch.stack, zip(*slices)))
+    else:
+        whole = [
+            arg.movedim(at, 0) if at is not None else arg.expand(size, *arg.shape) if isinstance(arg, Tensor) else arg
+            for arg, at in zip(args, in_dims)
+        ]
+        outputs = op(*whole, dim=resolve_dim(whole[0].ndim - 1, dim) + 1)
+    return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
 
 
 @op(

@@ -1,0 +1,114 @@
+"""Under the transforms of torch.func the ops are what they are in a Python loop, and their derivatives those of the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers import FORMATS, assert_same, wild
+from torch import Tensor
+
+import mx_ops
+
+FAKE_QUANTS: dict[str, Callable[..., Tensor]] = {
+    "op": lambda x, **options: torch.ops.mx.fake_quant(x, "mxfp4", **options),
+    "op mxfp4": torch.ops.mx.mxfp4_fake_quant,
+    "op mxfp8": torch.ops.mx.mxfp8_fake_quant,
+    "function": lambda x, **options: mx_ops.fake_quant(x, "mxfp4", **options),
+    "function mxfp4": mx_ops.mxfp4_fake_quant,
+    "function mxfp8": mx_ops.mxfp8_fake_quant,
+}
+FUNCTIONS = [name for name in FAKE_QUANTS if name.startswith("function")]
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("name", FAKE_QUANTS)
+def test_vmap_of_fake_quant_is_a_loop(name: str, seed: int | None, device: str) -> None:
+    """Whatever dim is the batch and whatever dim is blocked; an unbatched seed repeats its noise a slice."""
+    x = wild((3, 6, 34), dim=1).to(device)
+    options = {} if seed is None else {"seed": torch.tensor([seed], device=device)}
+    for in_dim in (0, 1, 2, -1):
+        for dim in (0, 1, -1, -2):
+            values = torch.vmap(lambda part: FAKE_QUANTS[name](part, dim=dim, **options), in_dims=in_dim)(x)
+            assert_same(values, torch.stack([FAKE_QUANTS[name](part, dim=dim, **options) for part in x.unbind(in_dim)]))
+
+
+@pytest.mark.parametrize("name", FAKE_QUANTS)
+def test_vmap_over_seeds_is_a_loop(name: str, device: str) -> None:
+    """A batch of seeds gives each slice the noise of its own seed, with or without a batch of inputs."""
+    x, seeds = wild((3, 42)).to(device), torch.arange(3, device=device)[:, None]
+    values = torch.vmap(lambda part, seed: FAKE_QUANTS[name](part, seed=seed))(x, seeds)
+    assert_same(values, torch.stack([FAKE_QUANTS[name](part, seed=seed) for part, seed in zip(x, seeds)]))
+    values = torch.vmap(lambda seed: FAKE_QUANTS[name](x, seed=seed))(seeds)
+    assert_same(values, torch.stack([FAKE_QUANTS[name](x, seed=seed) for seed in seeds]))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_vmap_of_quantize_and_dequantize_is_a_loop(format: str, device: str) -> None:
+    """Both results and both arguments may be batched; scales may be shared by all slices, or elements."""
+    x = wild((4, 6, 34), dim=0).to(device)
+    for in_dim, dim, seed in ((0, 0, None), (1, 0, None), (2, -1, None), (0, 1, torch.tensor([3], device=device))):
+        elements, scales = torch.vmap(lambda part: torch.ops.mx.quantize(part, format, seed, dim=dim), in_dims=in_dim)(x)
+        for i, part in enumerate(x.unbind(in_dim)):
+            for batched, alone in zip((elements[i], scales[i]), torch.ops.mx.quantize(part, format, seed, dim=dim)):
+                assert_same(batched, alone)
+        for one, in_dims in ((None, (0, 0)), ("scales", (0, None)), ("elements", (None, 0))):
+            codes = elements[0] if one == "elements" else elements
+            shared = scales[0] if one == "scales" else scales
+            values = torch.vmap(lambda e, s: torch.ops.mx.dequantize(e, s, format, dim=dim), in_dims)(codes, shared)
+            for i, value in enumerate(values):
+                e, s = (codes if one == "elements" else codes[i]), (shared if one == "scales" else shared[i])
+                assert_same(value, torch.ops.mx.dequantize(e, s, format, dim=dim))
+
+
+def test_vmap_within_vmap_is_two_loops(device: str) -> None:
+    """Batches nest."""
+    x = wild((2, 3, 42)).to(device)
+    for name in FAKE_QUANTS:
+        assert_same(torch.vmap(torch.vmap(FAKE_QUANTS[name]))(x), FAKE_QUANTS[name](x))
+
+
+@pytest.mark.parametrize("dim", [2, -3])
+def test_vmap_hides_the_batch(dim: int, device: str) -> None:
+    """A dim that only the batched tensor has is out of range."""
+    for fake_quant in FAKE_QUANTS.values():
+        with pytest.raises(IndexError, match=f"dim {dim} is out of range for a tensor of rank 2"):
+            torch.vmap(lambda part: fake_quant(part, dim=dim))(torch.ones(3, 4, 32, device=device))
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_derivatives_are_those_of_the_identity(name: str, seed: int | None, device: str) -> None:
+    """grad, vjp, jvp, jacobians, vmap of grad and hessian of the Python functions, in eager code."""
+
+    def f(x: Tensor) -> Tensor:
+        return FAKE_QUANTS[name](x, seed=None if seed is None else torch.tensor([seed], device=device))
+
+    def energy(x: Tensor) -> Tensor:
+        return f(x).square().sum()
+
+    x = wild((3, 42), seed=1).clamp(-1e3, 1e3).to(device)
+    rows = torch.stack([f(row) for row in x])
+    assert_same(torch.func.grad(energy)(x), 2 * f(x))
+    assert_same(torch.vmap(torch.func.grad(energy))(x), 2 * rows)
+    value, pull = torch.func.vjp(f, x)
+    assert_same(value, f(x))
+    assert_same(pull(x)[0], x)
+    value, tangent = torch.func.jvp(f, (x,), (x.neg(),))
+    assert_same(value, f(x))
+    assert_same(tangent, x.neg())
+    identity = torch.eye(42, device=device)
+    assert_same(torch.func.jacrev(f)(x[0]), identity)
+    assert_same(torch.func.jacfwd(f)(x[0]), identity)
+    assert_same(torch.func.hessian(energy)(x[0]), 2 * identity)
+
+
+def test_compiled_derivatives_are_those_of_the_identity(device: str) -> None:
+    """Under torch.compile as one graph the gradient still passes straight through."""
+    x = wild((6, 42)).to(device).requires_grad_()
+    compiled = torch.compile(lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), fullgraph=True, backend="aot_eager")
+    values = compiled(x)
+    assert_same(values, mx_ops.fake_quant(x, "mxfp8_e4m3"))
+    (grad,) = torch.autograd.grad(values, x, torch.arange(42.0, device=device).expand(6, 42))
+    assert_same(grad, torch.arange(42.0).expand(6, 42))
