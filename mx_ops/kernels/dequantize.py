@@ -85,7 +85,7 @@ def dequantize_kernel(
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 
-def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int) -> bool:
+def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int, traced: bool = False) -> bool:
     """Fill out; False if the shape is beyond the kernel."""
     return launch(
         dequantize_kernel,
@@ -96,5 +96,6 @@ def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: 
         block_size,
         fmt,
         TILE,
+        traced=traced,
         DTYPE_MAX=torch.finfo(out.dtype).max,
     )

@@ -10,8 +10,11 @@ import torch
 import triton
 
 from ..formats import Format
+from ..symbols import known
 from .numerics import constants
 from .tiling import View, plan
+
+planned = functools.lru_cache(maxsize=4096)(plan)
 
 
 def launch(
@@ -24,23 +27,25 @@ def launch(
     fmt: Format,
     tile: int,
     places: View | None = None,
+    traced: bool = False,
     **options: Any,
 ) -> bool:
-    """Run a kernel over tensors of this shape; False, and nothing done, if `plan` has none for it."""
-    if 0 in shape:
+    """Run a kernel over tensors of this shape, or put it into the graph being traced; False, and nothing done, if `plan` has none for it."""
+    if any(known(size == 0) for size in shape):
         return True
-    planned = plan(tuple(shape), dim, block_size, tile, views, places)
-    if planned is None:
+    if traced:
+        found = plan(tuple(shape), dim, block_size, tile, views, places)
+    else:
+        found = planned(tuple(shape), dim, block_size, tile, views, places)
+    if found is None:
         return False
+    constants = {**_columns(kernel, fmt), **found.constants, **options}
+    if traced:
+        torch.library.wrap_triton(kernel)[found.grid](*tensors, *found.sizes_and_strides, **constants)
+        return True
     with _current(tensors[0].device):
-        kernel[planned.grid](
-            *tensors,
-            *planned.sizes_and_strides,
-            **_columns(kernel, fmt),
-            **planned.constants,
-            **options,
-            enable_fp_fusion=True,  # it cannot change a bit; Triton's default moves from version to version
-        )
+        # Fused multiply-adds cannot change a bit; Triton's default moves from version to version.
+        kernel[found.grid](*tensors, *found.sizes_and_strides, **constants, enable_fp_fusion=True)
     return True
 
 

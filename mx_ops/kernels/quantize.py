@@ -102,7 +102,15 @@ def quantize_kernel(
 
 
 def quantize(
-    x: Tensor, elements: Tensor, scales: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int
+    x: Tensor,
+    elements: Tensor,
+    scales: Tensor,
+    seed: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    threshold: int,
+    traced: bool = False,
 ) -> bool:
     """Fill elements and scales; False if the shape is beyond the kernel."""
     return launch(
@@ -119,5 +127,6 @@ def quantize(
         fmt,
         TILE,
         places(x.shape, seed is not None),
+        traced,
         THRESHOLD=threshold,
     )

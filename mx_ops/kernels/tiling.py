@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from ..symbols import known
+
 OUTER_DIMS = 3  # a, b and c
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. With 16 elements a thread fake_quant reaches 1.00 and
@@ -39,33 +41,32 @@ class Plan(NamedTuple):
     constants: dict[str, Any]
 
 
-@functools.lru_cache(maxsize=4096)
 def plan(shape: tuple[int, ...], dim: int, block_size: int, tile: int, views: tuple[View, ...], places: View | None) -> Plan | None:
     """How to cover a tensor of this shape; None if more of its dims refuse to merge than a kernel has room for.
 
-    The first view is the one whose memory order the tiles follow.
+    The first view is the one whose memory order the tiles follow. Sizes and strides may be symbols: what is not known of them the plan
+    does without, so that it serves all their values.
     """
     views = (*views, places) if places else views
     length, length_strides = shape[dim], [view.strides[dim] for view in views]
     outer = _merge(shape, dim, views)
     rows, row_strides = outer.pop() if outer else (1, [0] * len(views))
-    merges = all(row * view.unit == length * along for row, along, view in zip(row_strides, length_strides, views))
-    if length % block_size == 0 and merges:
+    merges = all(known(row * view.unit == length * along) for row, along, view in zip(row_strides, length_strides, views))
+    if known(length % block_size == 0) and merges:
         length *= rows
         rows, row_strides = outer.pop() if outer else (1, [0] * len(views))
     if len(outer) > OUTER_DIMS:
         return None
 
     axis = None
-    if places and any(places.strides):
-        axis = 2 if length_strides[-1] == 1 else 0 if row_strides[-1] == 1 else -1
-    rows_first = rows > 1 and row_strides[0] < length_strides[0]
+    if places and places.strides[-1]:
+        axis = 2 if known(length_strides[-1] == 1) else 0 if known(row_strides[-1] == 1) else -1
+    rows_first = known(rows > 1) and known(row_strides[0] < length_strides[0])
     tile_blocks, tile_rows = _tile(tile, length, rows, block_size, rows_first, fewest_rows=8 if axis == 0 else 1)
     packed = max(view.unit for view in views if view.unit < block_size)
     threads = 32 if rows_first else tile_rows * tile_blocks * block_size // (ELEMENTS_A_THREAD * packed)
     tile_length = tile_blocks * block_size
     length_tiles, row_tiles = -(-length // tile_length), -(-rows // tile_rows)
-    reach = max(tile_rows * row + tile_length * along for row, along in zip(row_strides, length_strides))
     abc = outer[::-1] + [(1, [0] * len(views))] * (OUTER_DIMS - len(outer))
     strides = zip(length_strides, row_strides, *(entry[1] for entry in abc))
     return Plan(
@@ -76,10 +77,10 @@ def plan(shape: tuple[int, ...], dim: int, block_size: int, tile: int, views: tu
             "BLOCK": block_size,
             "BLOCKS": tile_blocks,
             "ROWS": tile_rows,
-            "ROWS_FIRST": rows_first or row_tiles == 1,
+            "ROWS_FIRST": rows_first or known(row_tiles == 1),
             "OUTER": len(outer) > 0,
-            "MASKED": length % tile_length != 0 or rows % tile_rows != 0,
-            "WIDE": reach >= 2**31,
+            "MASKED": not (known(length % tile_length == 0) and known(rows % tile_rows == 0)),
+            "WIDE": not all(known(tile_rows * row + tile_length * along < 2**31) for row, along in zip(row_strides, length_strides)),
             "num_warps": max(1, threads // 32),
         },
     )
@@ -100,19 +101,29 @@ def places(shape: tuple[int, ...], seeded: bool) -> View:
 
 def _merge(shape: tuple[int, ...], dim: int, views: tuple[View, ...]) -> list[tuple[int, list[int]]]:
     """All dims but ``dim`` as (size, stride in each view), outermost in memory first, merged where one stride walks two in every view."""
-    dims = [(shape[d], [view.strides[d] for view in views]) for d in range(len(shape)) if d != dim and shape[d] > 1]
-    dims.sort(key=lambda entry: entry[1][0] or math.inf, reverse=True)  # an expanded dim, of stride 0, is outermost
+    dims = [(shape[d], [view.strides[d] for view in views]) for d in range(len(shape)) if d != dim and not known(shape[d] == 1)]
+    dims.sort(key=functools.cmp_to_key(lambda one, other: _is_outside(other[1][0], one[1][0]) - _is_outside(one[1][0], other[1][0])))
     merged: list[tuple[int, list[int]]] = []
     for size, strides in dims:
-        if merged and all(outer == size * inner for outer, inner in zip(merged[-1][1], strides)):
+        if merged and all(known(outer == size * inner) for outer, inner in zip(merged[-1][1], strides)):
             size *= merged.pop()[0]
         merged.append((size, strides))
     return merged
 
 
+def _is_outside(stride: int, other: int) -> bool:
+    """Whether a dim of one stride is known to be outside one of another in memory; an expanded dim, of stride 0, is outermost."""
+    return not known(other == 0) and (known(stride == 0) or known(stride > other))
+
+
+def _power_of_2(count: int) -> int:
+    """The first power of two from a count on; for a symbol, one beyond every tile."""
+    return triton.next_power_of_2(count) if isinstance(count, int) else 1 << 30
+
+
 def _tile(tile: int, length: int, rows: int, block_size: int, rows_first: bool, fewest_rows: int) -> tuple[int, int]:
     """BLOCKS and ROWS of a tile."""
-    blocks, rows = triton.next_power_of_2(-(-length // block_size)), max(fewest_rows, triton.next_power_of_2(rows))
+    blocks, rows = _power_of_2(-(-length // block_size)), max(fewest_rows, _power_of_2(rows))
     if rows_first:
         rows = min(rows, max(8, min(ROWS_INNERMOST, tile // block_size)))
         return min(blocks, max(1, tile // (block_size * rows))), rows
