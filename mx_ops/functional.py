@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,7 @@ def quantize(
 
     Raises:
         ValueError: unknown format, scale mode or block size; an odd length along ``dim`` for mxfp4; a seed that does not fit.
-        TypeError: another dtype.
+        TypeError: another dtype; a seed that is neither a tensor nor an int.
         IndexError: ``dim`` out of range, or x of rank 0.
 
     >>> x = torch.tensor([[1.0, -0.3, 6.0, 0.1]])
@@ -191,26 +192,31 @@ def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
 
     Args:
         seed: one int64.
-        values: ints, or int64 tensors of one element (a step counter under CUDA graphs).
+        values: ints, or int64 tensors of one element on seed's device (a step counter under CUDA graphs). One on the CPU beside a seed on
+            a GPU is refused: a captured graph would fold what it was at capture ever after.
 
     Returns:
         One int64, of shape [1], on seed's device.
 
     Raises:
-        TypeError: a seed that is no int64 tensor.
-        ValueError: a seed of more than one element.
+        TypeError: a seed that is no int64 tensor; a value that is neither that nor an int.
+        ValueError: a seed or a value of more than one element, or on another device than the seed; an int outside int64.
 
     >>> seed = torch.tensor([42])
     >>> layer3 = mx_ops.fold_seed(seed, 3)
     >>> torch.equal(mx_ops.fold_seed(layer3, 100), mx_ops.fold_seed(seed, 3, 100))
     True
     """
-    if not isinstance(seed, Tensor) or seed.dtype != torch.int64:
-        raise TypeError(f"seed is {seed.dtype if isinstance(seed, Tensor) else type(seed).__name__}; it must be an int64 tensor")
-    if seed.numel() != 1:
-        raise ValueError(f"seed is of shape {tuple(seed.shape)}; it must have one element")
-    seed = seed.reshape(1)
+    if not isinstance(seed, Tensor):
+        raise TypeError(f"seed is of type {type(seed).__name__}; it must be an int64 tensor")
+    seed = _one_int64(seed, "seed")
     for value in values:
+        if not isinstance(value, Tensor):
+            value = _int(value, "a value")
+        elif value.device != seed.device:
+            raise ValueError(f"a value is on {value.device}, seed on {seed.device}: move them to one device")
+        else:
+            value = _one_int64(value, "a value")
         # One step of SplitMix64 (Steele et al., 2014) scatters neighbouring seeds; products wrap around, and >> is made logical.
         seed = seed - 0x61C8864680B583EB
         seed = (seed ^ ((seed >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
@@ -286,11 +292,34 @@ def _straight_through(op: Callable[..., Tensor], x: Tensor, seed: Tensor | None,
 
 def _seed(x: Tensor, stochastic_rounding: bool, seed: Tensor | int | None) -> Tensor | None:
     """The seed tensor of a call: the one given, or one drawn on x's device, inside the graph if there is one."""
-    if isinstance(seed, int):
-        return torch.full((1,), seed, dtype=torch.int64, device=x.device)
-    if seed is None and stochastic_rounding:
-        return torch.randint(2**63 - 1, (1,), device=x.device)
-    return seed
+    if seed is None:
+        return torch.randint(2**63 - 1, (1,), device=x.device) if stochastic_rounding else None
+    if isinstance(seed, Tensor):
+        return seed  # the op checks it
+    return torch.full((1,), _int(seed, "seed"), dtype=torch.int64, device=x.device)
+
+
+def _int(value: Any, name: str) -> int:
+    """An int that an int64 holds, from whatever Python takes for one, such as a numpy.int64. Raises TypeError and ValueError."""
+    if isinstance(value, torch.SymInt):  # operator.index would make a constant of it
+        return value  # type: ignore[return-value]
+    if not isinstance(value, int):
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} is of type {type(value).__name__}; it may be an int, or an int64 tensor of one element") from None
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is an int outside int64; it may be from -2**63 to 2**63 - 1")
+    return value
+
+
+def _one_int64(tensor: Tensor, name: str) -> Tensor:
+    """The tensor as of shape [1]. Raises TypeError and ValueError."""
+    if tensor.dtype != torch.int64:
+        raise TypeError(f"{name} is {tensor.dtype}; it must be an int64 tensor")
+    if tensor.numel() != 1:
+        raise ValueError(f"{name} is of shape {tuple(tensor.shape)}; it must have one element")
+    return tensor.reshape(1)
 
 
 def _bytes(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -110,6 +111,53 @@ for name, q in QUANTIZERS.items():
         lambda q=q: q(x(), "mxfp4", tensor_scale=torch.ones(1)),
         ValueError,
         "mxfp4 has no scale for the whole tensor",
+    )
+
+NO_INT64 = "is an int outside int64; it may be from -2**63 to 2**63 - 1"
+NO_INT = "it may be an int, or an int64 tensor of one element"
+for name, q in (
+    ("quantize", lambda **options: mx_ops.quantize(x(), "mxfp4", **options)),
+    ("fake_quant", lambda **options: mx_ops.fake_quant(x(), "mxfp4", **options)),
+    ("mxfp4 function", lambda **options: mx_ops.mxfp4_fake_quant(x(), **options)),
+    ("mxfp8 function", lambda **options: mx_ops.mxfp8_fake_quant(x(), **options)),
+):
+    for seed in (2**63, -(2**63) - 1, np.uint64(2**63)):
+        add(f"{name}: seed {seed!r}", lambda q=q, seed=seed: q(seed=seed), ValueError, f"seed {NO_INT64}")
+    for seed in (3.5, np.float64(3), "3", [3], np.array([3])):
+        add(f"{name}: seed {seed!r}", lambda q=q, seed=seed: q(seed=seed), TypeError, f"seed is of type {type(seed).__name__}; {NO_INT}")
+
+
+def fold(*values: Any) -> Tensor:
+    """Fold values into a seed."""
+    return mx_ops.fold_seed(torch.zeros(1, dtype=torch.int64), *values)
+
+
+for value in (2**63, -(2**63) - 1, np.uint64(2**63)):
+    add(f"fold_seed: value {value!r}", lambda value=value: fold(1, value), ValueError, f"a value {NO_INT64}")
+for value in (3.5, np.float64(3), "3", None, [3], np.array([3])):
+    add(
+        f"fold_seed: value {value!r}", lambda value=value: fold(1, value), TypeError, f"a value is of type {type(value).__name__}; {NO_INT}"
+    )
+for dtype in (torch.int32, torch.bool, torch.float32):
+    add(
+        f"fold_seed: value of {dtype}",
+        lambda dtype=dtype: fold(1, torch.zeros(1, dtype=dtype)),
+        TypeError,
+        f"a value is {dtype}; it must be an int64 tensor",
+    )
+for shape in ((2,), (0,), (1, 3)):
+    add(
+        f"fold_seed: value of shape {shape}",
+        lambda shape=shape: fold(1, torch.zeros(shape, dtype=torch.int64)),
+        ValueError,
+        f"a value is of shape {shape}; it must have one element",
+    )
+for shape in ((), (1,)):  # one of no dims would pass for a number
+    add(
+        f"fold_seed: value of shape {shape} elsewhere",
+        lambda shape=shape: mx_ops.fold_seed(other_device(torch.zeros(1, dtype=torch.int64)), torch.zeros(shape, dtype=torch.int64)),
+        ValueError,
+        "a value is on cpu, seed on meta: move them to one device",
     )
 
 for name, q in (("op quantize", ops.quantize), ("quantize", mx_ops.quantize)):
@@ -229,7 +277,7 @@ add(
 
 def test_there_are_cases() -> None:
     """The loops above made what they say."""
-    assert len(CASES) > 150
+    assert len(CASES) > 200
 
 
 def test_a_case_without_its_mistake_passes() -> None:
@@ -288,6 +336,11 @@ TRACED: dict[str, tuple[Callable[[Tensor], Any], Tensor, type[Exception], str]] 
     "block size": (lambda t: mx_ops.fake_quant(t, "mxfp4", block_size=8), x(), ValueError, "unknown block size 8"),
     "odd length": (lambda t: mx_ops.quantize(t, "mxfp4"), x(4, 33), ValueError, "the length 33 of dim 1 must be even"),
     "seed": (lambda t: ops.fake_quant(t, "mxfp4", t), x(), ValueError, "it must be one int64"),
+    "int seed": (lambda t: mx_ops.fake_quant(t, "mxfp4", seed=2**63), x(), ValueError, f"seed {NO_INT64}"),
+    "no seed": (lambda t: mx_ops.fake_quant(t, "mxfp4", seed=3.5), x(), TypeError, f"seed is of type float; {NO_INT}"),
+    "value": (lambda t: mx_ops.fold_seed(t, -(2**63) - 1), SEED, ValueError, f"a value {NO_INT64}"),
+    "no value": (lambda t: mx_ops.fold_seed(t, 3.5), SEED, TypeError, f"a value is of type float; {NO_INT}"),
+    "values": (lambda t: mx_ops.fold_seed(t, torch.cat([t, t])), SEED, ValueError, "a value is of shape (2,)"),
     "scales": (lambda t: ops.dequantize(t, t, "mxfp8_e4m3"), u8(4, 64), ValueError, "scales of shape (4, 64) do not fit"),
     "dtype": (lambda t: mx_ops.fake_quant(t, "mxfp4"), x(dtype=torch.float64), TypeError, "input is torch.float64"),
     "to dtype": (lambda t: ops.dequantize(t, t, "mxfp4", dtype=torch.float64), u8(4, 64), TypeError, "dtype is torch.float64"),

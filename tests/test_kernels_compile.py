@@ -66,6 +66,7 @@ for number, case in enumerate(cases):
         "op": case[0],
         "axis": launches[-1][2].get("AXIS") if case[6] else None,
         "stores": asm["ttir"].count("tt.store"),
+        "maxima": asm["ttir"].count("arith.maximumf"),
         "fp8": "f8E" in asm["ttir"] or "e4m3" in machine or "e5m2" in machine,
         "binary": len(asm["cubin" if target[0] == "cuda" else "hsaco"]),
     }))
@@ -114,5 +115,6 @@ def test_every_kernel_compiles(name: str, tmp_path: pathlib.Path) -> None:
         assert result["binary"] > 1000
         assert result["stores"] == (2 if result["op"] == "quantize" else 1)
         assert not result["fp8"]
+        assert result["maxima"] == (result["op"] != "dequantize")  # of a block: NaN if anything is, which the interpreter takes otherwise
     axes = {(result["op"], result["axis"]) for result in results}
     assert axes == {*itertools.product(("fake_quant", "quantize"), (None, 2, 0, -1)), ("dequantize", None)}

@@ -11,6 +11,7 @@ import torch
 from conftest import DEVICES, INTERPRETED
 from helpers import DTYPES, FORMATS, assert_same, exact, name_of, wild
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import mx_ops
 from mx_ops import reference
@@ -251,6 +252,60 @@ def test_seed_may_be_an_int(device: str) -> None:
         assert_same(mx_ops.dequantize(elements, scales, "mxfp4"), expected)
 
 
+class Seven:
+    """What Python takes for an int, and is none."""
+
+    def __index__(self) -> int:
+        return 7
+
+
+@pytest.mark.parametrize("seven", [np.int64(7), np.uint8(7), Seven()], ids=lambda seven: type(seven).__name__)
+def test_whatever_python_takes_for_an_int_is_one(seven: object, device: str) -> None:
+    """As a seed, and as a value of fold_seed; True is 1."""
+    x = wild((6, 42)).to(device)
+    assert_same(mx_ops.fake_quant(x, "mxfp4", seed=seven), mx_ops.fake_quant(x, "mxfp4", seed=7))
+    assert_same(mx_ops.fake_quant(x, "mxfp4", seed=True), mx_ops.fake_quant(x, "mxfp4", seed=1))
+    seed = seed_of(42, device)
+    assert_same(mx_ops.fold_seed(seed, seven), mx_ops.fold_seed(seed, 7))
+    assert_same(mx_ops.fold_seed(seed, True), mx_ops.fold_seed(seed, 1))
+
+
+class Seeded(torch.nn.Module):
+    """A value folded into a seed, and the value as a seed: each of them an int or a tensor."""
+
+    def forward(self, x: Tensor, seed: Tensor, value: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Round by both."""
+        folded = mx_ops.fold_seed(seed, value, 3)
+        return mx_ops.fake_quant(x, "mxfp4", seed=folded), mx_ops.mxfp8_fake_quant(x, seed=value)
+
+
+def test_compiled_seeds_are_those_of_eager_code(device: str) -> None:
+    """One graph serves all tensors, and two all ints: the first is for the first of them, the second for any."""
+    x, seed = wild((6, 42)).to(device), seed_of(42, device)
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(Seeded(), fullgraph=True, backend=counter)
+    ints = (4, 7, -1, 2**63 - 1, -(2**63))
+    for values, graphs in ((ints, 2), ((seed_of(4, device), seed_of(-7, device)), 3), ((np.int64(7),), 4)):
+        for value in values:
+            for have, want in zip(compiled(x, seed, value), Seeded()(x, seed, value)):
+                assert_same(have, want)
+        assert counter.frame_count == graphs
+    with pytest.raises(Exception, match="an int outside int64"):
+        compiled(x, seed, 2**63)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_seeds_are_those_of_eager_code(strict: bool, device: str) -> None:
+    """A program exported for any int takes any, and one for a tensor any tensor."""
+    x, seed = wild((6, 42)).to(device), seed_of(42, device)
+    for values, shapes in (((4, 7, -1, 2**62), (None, None, torch.export.Dim.DYNAMIC)), ((seed_of(4, device), seed_of(-7, device)), None)):
+        program = torch.export.export(Seeded(), (x, seed, values[0]), dynamic_shapes=shapes, strict=strict).module()
+        for value in values:
+            for have, want in zip(program(x, seed, value), Seeded()(x, seed, value)):
+                assert_same(have, want)
+
+
 def test_drawn_seeds_follow_the_generator(device: str) -> None:
     """stochastic_rounding=True draws its seed from torch's generator: torch.manual_seed repeats it, and no two calls share it."""
     x = wild((6, 42)).to(device)
@@ -295,6 +350,10 @@ def test_fold_seed(device: str) -> None:
     assert_same(mx_ops.fold_seed(seed, 3, 100), mx_ops.fold_seed(seed.clone(), 3, 100))
     assert_same(mx_ops.fold_seed(seed, 3, 100), mx_ops.fold_seed(mx_ops.fold_seed(seed, 3), 100))
     assert_same(mx_ops.fold_seed(seed, 3, 100), mx_ops.fold_seed(seed.view(()), torch.tensor(3, device=device), seed_of(100, device)))
+    for shape in ((), (1,), (1, 1)):
+        assert_same(mx_ops.fold_seed(seed, torch.full(shape, 3, device=device)), mx_ops.fold_seed(seed, 3))
+    for end in (-(2**63), 2**63 - 1):
+        assert_same(mx_ops.fold_seed(seed, end), mx_ops.fold_seed(seed, seed_of(end, device)))
     assert mx_ops.fold_seed(seed, 3, 100).item() != mx_ops.fold_seed(seed, 100, 3).item()
     assert mx_ops.fold_seed(seed, -1).item() != mx_ops.fold_seed(seed, 1).item()
     assert seed.item() == 42

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -40,25 +41,33 @@ def test_vmap_over_seeds_is_a_loop(name: str, device: str) -> None:
     x, seeds = wild((3, 42)).to(device), torch.arange(3, device=device)[:, None]
     values = torch.vmap(lambda part, seed: FAKE_QUANTS[name](part, seed=seed))(x, seeds)
     assert_same(values, torch.stack([FAKE_QUANTS[name](part, seed=seed) for part, seed in zip(x, seeds)]))
+    options = {"dim": 0, "block_size": 16, "scale_mode": "even"}
+    columns = wild((42, 3, 2), dim=0).to(device)
+    values = torch.vmap(lambda part, seed: FAKE_QUANTS[name](part, seed=seed, **options), in_dims=(1, 0))(columns, seeds)
+    assert_same(values, torch.stack([FAKE_QUANTS[name](part, seed=seed, **options) for part, seed in zip(columns.unbind(1), seeds)]))
     values = torch.vmap(lambda seed: FAKE_QUANTS[name](x, seed=seed))(seeds)
     assert_same(values, torch.stack([FAKE_QUANTS[name](x, seed=seed) for seed in seeds]))
+    assert not torch.equal(values[0], values[1])
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_vmap_of_quantize_and_dequantize_is_a_loop(format: str, device: str) -> None:
     """Both results and both arguments may be batched; scales may be shared by all slices, or elements."""
     x = wild((4, 6, 34), dim=0).to(device)
-    for in_dim, dim, seed in ((0, 0, None), (1, 0, None), (2, -1, None), (0, 1, torch.tensor([3], device=device))):
-        elements, scales = torch.vmap(lambda part: torch.ops.mx.quantize(part, format, seed, dim=dim), in_dims=in_dim)(x)
+    one, each = torch.tensor([3], device=device), torch.arange(4, device=device)[:, None]
+    for in_dim, dim, seed in ((0, 0, None), (1, 0, None), (2, -1, None), (0, 1, one), (0, 0, each)):
+        quantize = functools.partial(torch.ops.mx.quantize, dim=dim)
+        in_dims = (in_dim, None, 0 if seed is each else None)
+        elements, scales = torch.vmap(quantize, in_dims)(x, format, seed)
         for i, part in enumerate(x.unbind(in_dim)):
-            for batched, alone in zip((elements[i], scales[i]), torch.ops.mx.quantize(part, format, seed, dim=dim)):
+            for batched, alone in zip((elements[i], scales[i]), quantize(part, format, each[i] if seed is each else seed)):
                 assert_same(batched, alone)
-        for one, in_dims in ((None, (0, 0)), ("scales", (0, None)), ("elements", (None, 0))):
-            codes = elements[0] if one == "elements" else elements
-            shared = scales[0] if one == "scales" else scales
+        for unbatched, in_dims in ((None, (0, 0)), ("scales", (0, None)), ("elements", (None, 0))):
+            codes = elements[0] if unbatched == "elements" else elements
+            shared = scales[0] if unbatched == "scales" else scales
             values = torch.vmap(lambda e, s: torch.ops.mx.dequantize(e, s, format, dim=dim), in_dims)(codes, shared)
             for i, value in enumerate(values):
-                e, s = (codes if one == "elements" else codes[i]), (shared if one == "scales" else shared[i])
+                e, s = (codes if unbatched == "elements" else codes[i]), (shared if unbatched == "scales" else shared[i])
                 assert_same(value, torch.ops.mx.dequantize(e, s, format, dim=dim))
 
 
@@ -67,6 +76,24 @@ def test_vmap_within_vmap_is_two_loops(device: str) -> None:
     x = wild((2, 3, 42)).to(device)
     for name in FAKE_QUANTS:
         assert_same(torch.vmap(torch.vmap(FAKE_QUANTS[name]))(x), FAKE_QUANTS[name](x))
+
+
+@pytest.mark.parametrize("name", FAKE_QUANTS)
+def test_backward_through_vmap_is_that_of_the_identity(name: str, device: str) -> None:
+    """Autograd outside of vmap, as in a training step: the gradient that comes in goes out, of the ops too."""
+    x = wild((3, 42)).to(device).requires_grad_()
+    incoming = torch.arange(3 * 42.0, device=device).view(3, 42)
+    (grad,) = torch.autograd.grad(torch.vmap(FAKE_QUANTS[name])(x), x, incoming)
+    assert_same(grad, incoming)
+
+
+def test_vmap_of_fold_seed_is_a_loop(device: str) -> None:
+    """Seeds, values, or both may be batched."""
+    seeds, values = torch.arange(3, device=device)[:, None], torch.arange(7, 10, device=device)
+    fold = mx_ops.fold_seed
+    assert_same(torch.vmap(fold)(seeds, values), torch.stack([fold(seed, value) for seed, value in zip(seeds, values)]))
+    assert_same(torch.vmap(fold, (0, None))(seeds, values[0]), torch.stack([fold(seed, values[0]) for seed in seeds]))
+    assert_same(torch.vmap(fold, (None, 0, None))(seeds[0], values, 3), torch.stack([fold(seeds[0], value, 3) for value in values]))
 
 
 @pytest.mark.parametrize("dim", [2, -3])

@@ -222,6 +222,10 @@ def larger(a, b):
 @triton.jit
 def scale_blocks(x, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
     magnitude = tl.abs(x)  # as floats: abs is then a free modifier of both instructions that read it
-    byte = scale_byte(as_bits(tl.reduce(magnitude, 2, larger, keep_dims=True)), EMAX, THRESHOLD)
+    if INTERPRETED:  # Triton's interpreter calls a function of ours once an element; bits of magnitudes are in the order of the floats
+        amax_bits = tl.max(as_bits(magnitude), 2, keep_dims=True)
+    else:
+        amax_bits = as_bits(tl.reduce(magnitude, 2, larger, keep_dims=True))
+    byte = scale_byte(amax_bits, EMAX, THRESHOLD)
     y = magnitude * inverse_scale(byte)
     return byte, y, grid_exponent(as_bits(y), EMIN)
