@@ -254,9 +254,7 @@ def quantize(
         _part(scales, piece, dim, block_size).copy_(byte.squeeze(-1))
 
 
-def dequantize(
-    elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int, traced: bool = False
-) -> None:
+def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int, traced: bool = False) -> None:
     """Fill out with the values of codes."""
     for piece in _pieces(out, dim, block_size, traced):
         byte = _part(scales, piece, dim, block_size).to(torch.int32).unsqueeze(-1)

@@ -81,7 +81,9 @@ def fake_quant_kernel(
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 
-def fake_quant(x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int, traced: bool = False) -> bool:
+def fake_quant(
+    x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int, traced: bool = False
+) -> bool:
     """Fill out; False if the shape is beyond the kernel."""
     return launch(
         fake_quant_kernel,

@@ -30,7 +30,7 @@ def launch(
     traced: bool = False,
     **options: Any,
 ) -> bool:
-    """Run a kernel over tensors of this shape, or put it into the graph being traced; False, and nothing done, if `plan` has none for it."""
+    """Run a kernel over tensors of this shape, or put it into the graph that is traced; False, and nothing done, if there is no `plan`."""
     if any(known(size == 0) for size in shape):
         return True
     if traced:
