@@ -3,6 +3,7 @@
 Importing it registers the ops of ``torch.ops.mx``; the functions here are the same ops with torch's own dtypes.
 """
 
+from . import config
 from . import library as _library  # noqa: F401  registers the ops
 from .formats import BLOCK_SIZES, FORMATS, SCALE_MODES, Format
 from .functional import (
@@ -25,6 +26,7 @@ __all__ = [
     "FORMATS",
     "SCALE_MODES",
     "Format",
+    "config",
     "dequantize",
     "fake_quant",
     "fake_quant_mxfp4",

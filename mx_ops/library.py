@@ -7,17 +7,22 @@ stops short of it; a compiler's trace runs it over symbols. So shapes, dtypes, s
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
+from torch._library.triton import triton_ops_to_kernels
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+from torch.autograd import forward_ad
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
@@ -35,20 +40,40 @@ class Rule(NamedTuple):
     threshold: int
 
 
+class Digest:
+    """Stands for the numbers of the ops in the keys of torch.compile's cache, so that changed numbers never meet old compiled code.
+
+    The cache does not know what an op is traced into; but it hashes the source of an op's Triton kernels, and for those it takes this.
+    """
+
+    __name__ = "mx_ops"
+    fn = staticmethod(lambda: None)
+
+    @property
+    def src(self) -> str:
+        """What decides the code that an op becomes: the source of the package, and the settings."""
+        return f"# {source_hash()} {config.get_lowering()} {kernels_for('cpu') is not None}"
+
+
+@functools.cache
+def source_hash() -> str:
+    """A hash of the files that say what the ops compute."""
+    folder = Path(__file__).parent
+    files = sorted([*folder.glob("*.py"), *folder.glob("kernels/*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 class Call(NamedTuple):
     """A checked call: its kernel and twin by name, the tensors and the rule they take, and which of the tensors are the outputs."""
 
     name: str
-    tensors: tuple[Tensor | None, ...]
+    tensors: tuple[Any, ...]  # the input first; where there can be a seed it comes last, or None
     rule: tuple
     outputs: Any  # a Tensor, or a tuple of them
 
     def run(self, traced: bool = False) -> Any:
         """Fill the outputs: by the kernel where the device has one that takes these shapes, else by the reference."""
-        first = self.tensors[0]
-        kernels = kernels_for(first.device.type) if first is not None else None
-        if traced and fuses(self):
-            kernels = None
+        kernels = None if traced and fuses(self) else kernels_for(self.tensors[0].device.type)
         if kernels is None or not getattr(kernels, self.name)(*self.tensors, *self.rule, traced=traced):
             getattr(reference, self.name)(*self.tensors, *self.rule, traced=traced)
         return self.outputs
@@ -177,8 +202,9 @@ def op(schema: str, backward: Callable | None = None) -> Callable[[Callable[...,
 
         torch.library.register_vmap(f"mx::{name}", vmap, lib=library)
         torch.library.register_torch_dispatch(f"mx::{name}", FunctionalTensorMode, functools.partial(lower, function), lib=library)
+        triton_ops_to_kernels[f"mx::{name}"] = [Digest()]
         if backward is not None:
-            torch.library.register_autograd(f"mx::{name}", backward, lib=library)
+            library.impl(name, differentiable(overload, backward), "Autograd", with_keyset=True)
         return function
 
     return register
@@ -199,6 +225,25 @@ def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, a
         return NotImplemented  # a subclass of Tensor first does what it does
     with mode:
         return function(*args, **(kwargs or {})).run(traced=True)
+
+
+def differentiable(overload: Any, backward: Callable) -> Callable:
+    """An op's kernel for autograd: what ``torch.library.register_autograd`` would register, and a refusal of what it cannot do.
+
+    By itself it gives zero tangents in forward mode, without a word, and under torch.func an error about a setup_context.
+    """
+    implementation = make_autograd_impl(overload, Info(backward, None))
+
+    def autograd(keyset: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        transformed = torch._C._are_functorch_transforms_active() and torch.is_grad_enabled() and input.requires_grad
+        if transformed or forward_ad.unpack_dual(input).tangent is not None:
+            raise NotImplementedError(
+                f"torch.ops.mx.{overload._opname} has no derivative in forward mode or under torch.func: call the Python function,"
+                f" mx_ops.{overload._opname}, which has"
+            )
+        return implementation(keyset, input, *args, **kwargs)
+
+    return autograd
 
 
 def straight_through(ctx, grad):

@@ -102,13 +102,18 @@ def places(shape: tuple[int, ...], seeded: bool) -> View:
 def _merge(shape: tuple[int, ...], dim: int, views: tuple[View, ...]) -> list[tuple[int, list[int]]]:
     """All dims but ``dim`` as (size, stride in each view), outermost in memory first, merged where one stride walks two in every view."""
     dims = [(shape[d], [view.strides[d] for view in views]) for d in range(len(shape)) if d != dim and not known(shape[d] == 1)]
-    dims.sort(key=functools.cmp_to_key(lambda one, other: _is_outside(other[1][0], one[1][0]) - _is_outside(one[1][0], other[1][0])))
+    dims.sort(key=functools.cmp_to_key(_compare))
     merged: list[tuple[int, list[int]]] = []
     for size, strides in dims:
         if merged and all(known(outer == size * inner) for outer, inner in zip(merged[-1][1], strides)):
             size *= merged.pop()[0]
         merged.append((size, strides))
     return merged
+
+
+def _compare(one: tuple[int, list[int]], other: tuple[int, list[int]]) -> int:
+    """The order of two dims in memory, by the first view."""
+    return _is_outside(other[1][0], one[1][0]) - _is_outside(one[1][0], other[1][0])
 
 
 def _is_outside(stride: int, other: int) -> bool:

@@ -1,0 +1,64 @@
+"""Compiled code is kept between processes for the numbers it was compiled from, and for no others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import INTERPRETED
+
+import mx_ops
+
+SCRIPT = """
+import torch, mx_ops
+from torch._dynamo.utils import counters
+
+x = torch.linspace(-3, 3, 64).reshape(2, 32)
+lowering, expected = {lowering!r}, {expected!r}
+mx_ops.config.lowering = lowering
+y = torch.compile(lambda x: mx_ops.fake_quant(x * 2, "mxfp4"), fullgraph=True)(x)
+assert not expected or y.unique().tolist() == expected, y.unique().tolist()
+print(counters["aot_autograd"]["autograd_cache_hit"], counters["aot_autograd"]["autograd_cache_miss"])
+"""
+
+
+def run(package: Path, cache: Path, lowering: str = "auto", expected: list[float] | None = None) -> tuple[int, int]:
+    """Compile a call in a process of its own, with this copy of the package and this cache; how often the cache hit and missed."""
+    environment = {**os.environ, "PYTHONPATH": str(package), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    script = SCRIPT.format(lowering=lowering, expected=expected)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=cache, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    hits, misses = map(int, done.stdout.split()[-2:])
+    return hits, misses
+
+
+if not INTERPRETED:  # there a compiled graph holds the op itself
+
+    def test_changed_numbers_never_meet_old_compiled_code(tmp_path: Path) -> None:
+        """With one cache, a second process reuses the first one's code; after an edit of the rules, or under another setting, none does."""
+        cache = tmp_path / "cache"
+        cache.mkdir()
+        shutil.copytree(Path(mx_ops.__file__).parent, tmp_path / "mx_ops", ignore=shutil.ignore_patterns("__pycache__"))
+        grid = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+        assert run(tmp_path, cache, expected=grid) == (0, 1)
+        assert run(tmp_path, cache, expected=grid) == (1, 0)
+        assert run(tmp_path, cache, lowering="aten", expected=grid) == (0, 1)
+
+        reference = tmp_path / "mx_ops" / "reference.py"
+        text = reference.read_text()
+        edited = text.replace("return rounded - anchor.view(torch.float32)", "return (rounded - anchor.view(torch.float32)) * 0.5")
+        assert edited != text
+        reference.write_text(edited)
+        halved = sorted({value / 2 for value in grid})
+        assert run(tmp_path, cache, expected=halved) == (0, 1)
+
+
+def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the settings there are."""
+    monkeypatch.setattr(mx_ops.config, "lowering", "fast")
+    with pytest.raises(ValueError, match="mx_ops.config.lowering is 'fast'; it may be 'auto', 'aten', 'triton'"):
+        mx_ops.config.get_lowering()
