@@ -217,11 +217,12 @@ def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
             raise ValueError(f"a value is on {value.device}, seed on {seed.device}: move them to one device")
         else:
             value = _one_int64(value, "a value")
-        # One step of SplitMix64 (Steele et al., 2014) scatters neighbouring seeds; products wrap around, and >> is made logical.
+        # One step of SplitMix64 (Steele et al., 2014) scatters neighbouring seeds; products wrap around, and the shifts are made logical.
+        # They are not spelled >>, which gives a DTensor back as it was (torch 2.13 takes __rshift__ for an op that works in place).
         seed = seed - 0x61C8864680B583EB
-        seed = (seed ^ ((seed >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-        seed = (seed ^ ((seed >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-        seed = (seed ^ ((seed >> 31) & 0x1FFFFFFFF)) + value
+        seed = (seed ^ (seed.bitwise_right_shift(30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+        seed = (seed ^ (seed.bitwise_right_shift(27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+        seed = (seed ^ (seed.bitwise_right_shift(31) & 0x1FFFFFFFF)) + value
     return seed
 
 

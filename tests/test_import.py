@@ -52,7 +52,7 @@ import sys, torch
 before = set(sys.modules)
 import mx_ops
 added = {name for name in set(sys.modules) - before if name.split(".")[0] != "mx_ops"}
-heavy = ("triton", "torch._inductor", "torch._dynamo", "torch.export", "torch._export", "numpy", "sympy")
+heavy = ("triton", "torch._inductor", "torch._dynamo", "torch.export", "torch._export", "torch.distributed.tensor", "numpy", "sympy")
 print(sorted(name for name in added if any(name == root or name.startswith(root + ".") for root in heavy)))
 print(torch.cuda.is_initialized())
 """

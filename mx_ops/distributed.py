@@ -1,0 +1,119 @@
+"""Sharding rules: after ``import mx_ops.distributed`` the ops, and the functions over them, take and give DTensors.
+
+A DTensor gives the bits of the whole tensor that it stands for. A shard along a dim that is not blocked stays where it is; so does one
+along the blocked dim if blocks do not straddle shards. Whatever else there is (other shards along the blocked dim, partial sums) is
+redistributed to replicas first. Under a seed everything is, for the noise depends on the position in the whole tensor: to keep shards,
+give each rank noise of its own, with `fold_seed` on its ``to_local()``. A seed that is a plain tensor or an int is agreed on by a
+reduction of its eight bytes; a replicated DTensor needs none.
+
+>>> import mx_ops.distributed
+>>> from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
+>>> mesh = init_device_mesh("cpu", (1,))
+>>> x = distribute_tensor(torch.tensor([[0.6, 2.4, -5.1]]), mesh, [Shard(0)])
+>>> y = mx_ops.mxfp4_fake_quant(x)
+>>> y.placements, y.full_tensor()
+((Shard(dim=0),), tensor([[ 0.5000,  2.0000, -6.0000]]))
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+
+from . import library
+
+
+def split(length: int, parts: Sequence[int]) -> list[int]:
+    """The lengths of a dim's shards: `torch.chunk` into ``parts[0]``, each of those into ``parts[1]``, and so on; the last may be empty."""
+    lengths = [length]
+    for count in parts:
+        chunks = [(whole, -(-whole // count)) for whole in lengths]
+        lengths = [min(max(whole - i * chunk, 0), chunk) for whole, chunk in chunks for i in range(count)]
+    return lengths
+
+
+def keeps_blocks(length: int, parts: Sequence[int], block_size: int) -> bool:
+    """Whether every shard of a blocked dim starts with a block.
+
+    Then DTensor splits the dim's scales, and its elements packed two a byte, where it splits the values. The converse is false: 31 bytes
+    of MXFP4 are split as 16 and 15, but their 62 values as 31 and 31. So ``length`` counts values.
+    """
+    lengths = split(length, parts)
+    return all(start % block_size == 0 for start, own in zip(itertools.accumulate(lengths, initial=0), lengths) if own)
+
+
+def keep(placements: Sequence[Placement], mesh: DeviceMesh, length: int, dim: int, block_size: int) -> list[Placement]:
+    """The placements nearest to these under which every rank can work alone, mesh dim by mesh dim: all others become replicas."""
+    dims = [getattr(placement, "dim", None) for placement in placements]
+    # Placements like Shard that are none (a view makes them, and FSDP over tensor parallelism) split a dim out of order. Where there are
+    # several, DTensor keeps the order apart from them, and a DTensor made of the same placements would be another one.
+    unclear = {at for at, placement in zip(dims, placements) if type(placement) is not Shard and dims.count(at) > 1}
+    kept: list[Placement] = []
+    parts: list[int] = []
+    for count, placement, at in zip(mesh.shape, placements, dims):
+        alone = at not in unclear and not placement.is_partial()
+        if alone and at == dim:
+            alone = type(placement) is Shard and keeps_blocks(length, [*parts, count], block_size)
+            parts += [count] * alone
+        kept.append(placement if alone else Replicate())
+    return kept
+
+
+def agree(seed: Tensor, mesh: DeviceMesh) -> Tensor:
+    """One seed for all ranks. Where plain tensors differ, as drawn ones do, the largest counts; where they do not, that is the seed."""
+    if not isinstance(seed, DTensor):
+        seed = DTensor.from_local(seed, mesh, [Partial("max")] * mesh.ndim, run_check=False)
+    return seed.full_tensor()
+
+
+def distribute(
+    function: Callable[..., library.Call], names: list[str], cls: type, op: Callable, types: tuple, args: tuple, kwargs: Any = None
+) -> Any:
+    """An op on DTensors: redistribute what has to be, run the op on every rank's own part, and wrap what comes out.
+
+    ``function`` is the op's in `library`: given tensors of the global shapes on the meta device, it checks the call as a whole, and its
+    outputs have the shapes and strides of the whole results.
+    """
+    arguments = dict(zip(names, args)) | (kwargs or {})
+    seed = arguments.pop("seed", None)
+    blocked = {name: arguments[name] for name in ("input", "elements", "scales") if name in arguments}
+    for name, tensor in blocked.items():
+        if not isinstance(tensor, DTensor):
+            raise TypeError(f"{name} is a plain tensor beside DTensors: make it one, by distribute_tensor or DTensor.from_local")
+    first, *others = blocked.values()
+    mesh = first.device_mesh
+    if any(other.device_mesh != mesh for other in others):
+        raise ValueError(f"elements are on {mesh}, scales on {others[0].device_mesh}: redistribute them to one mesh")
+
+    with torch.no_grad():  # the gradient is the op's own, and it is above this
+        whole = {name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for name, t in blocked.items()}
+        call = function(**arguments | whole)
+        _, dim, block_size, *_ = call.rule
+        if seed is None:
+            length = max(tensor.shape[dim] for tensor in call.tensors if tensor is not None)  # that of the values: nothing is longer
+            placements = keep(first.placements, mesh, length, dim, block_size)
+        else:
+            placements = [Replicate()] * mesh.ndim
+            arguments["seed"] = agree(seed, mesh)
+        local = {name: tensor.redistribute(placements=placements).to_local() for name, tensor in blocked.items()}
+        outputs = op(**arguments | local)
+
+        def wrap(output: Tensor, whole: Tensor) -> DTensor:
+            return DTensor.from_local(output, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())
+
+        return wrap(outputs, call.outputs) if isinstance(outputs, Tensor) else tuple(map(wrap, outputs, call.outputs))
+
+
+# `torch.distributed.tensor.experimental.register_sharding` would not do: DTensor then caches what a call gives by its tensors and ints,
+# not by its format, so that a second format gets the shapes of the first; and a rule for one dim of a mesh does not see the others.
+for function in (library.quantize, library.dequantize, library.fake_quant, library.mxfp4_fake_quant, library.mxfp8_fake_quant):
+    rule = functools.partial(distribute, function, inspect.getfullargspec(function).args)
+    torch.library.register_torch_dispatch(f"mx::{function.__name__}", DTensor, rule, lib=library.library)
