@@ -60,5 +60,5 @@ if not INTERPRETED:  # there a compiled graph holds the op itself
 def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the settings there are."""
     monkeypatch.setattr(mx_ops.config, "lowering", "fast")
-    with pytest.raises(ValueError, match="mx_ops.config.lowering is 'fast'; it may be 'auto', 'aten', 'triton'"):
+    with pytest.raises(ValueError, match=r"lowering is .fast.; it may be .auto., .aten., .triton."):
         mx_ops.config.get_lowering()
