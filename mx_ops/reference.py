@@ -133,8 +133,9 @@ def pack(codes: Tensor, fmt: Format) -> Tensor:
 
 def unpack(packed: Tensor, fmt: Format) -> Tensor:
     """The inverse of `pack`."""
-    mask = (1 << fmt.bits) - 1
-    return torch.stack([(packed >> (index * fmt.bits)) & mask for index in range(fmt.codes_per_byte)], -1).flatten(-2)
+    # Broadcast, not stacked: of a stack Inductor makes a kernel of its own, which stores every code as an int32.
+    shifts = torch.arange(fmt.codes_per_byte, dtype=packed.dtype, device=packed.device) * fmt.bits
+    return ((packed.unsqueeze(-1) >> shifts) & ((1 << fmt.bits) - 1)).flatten(-2)
 
 
 def philox(seed: Tensor, counter: Tensor) -> tuple[Tensor, ...]:
