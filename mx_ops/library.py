@@ -52,7 +52,7 @@ class Digest:
     @property
     def src(self) -> str:
         """What decides the code that an op becomes: the source of the package, and the settings."""
-        return f"# {source_hash()} {config.get_lowering()} {kernels_for('cpu') is not None}"
+        return f"# {source_hash()} {config.get_lowering()} {interpreted()}"
 
 
 @functools.cache
@@ -104,10 +104,15 @@ def fuses(call: Call) -> bool:
 
 
 @functools.cache
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
 def kernels_for(device_type: str) -> ModuleType | None:
     """The Triton kernels, if they serve this type of device."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device_type not in ("cuda", "xpu", *(["cpu"] if interpreted else [])) or importlib.util.find_spec("triton") is None:
+    if device_type not in ("cuda", "xpu", *(["cpu"] if interpreted() else [])) or importlib.util.find_spec("triton") is None:
         return None
     from . import kernels
 
@@ -223,8 +228,7 @@ def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, a
     """
     import torch._functorch.config
 
-    interpreted = kernels_for("cpu") is not None
-    if interpreted or not torch._functorch.config.decompose_custom_triton_ops:
+    if interpreted() or not torch._functorch.config.decompose_custom_triton_ops:
         return mode.__torch_dispatch__(overload, types, args, kwargs)
     if not all(issubclass(kind, FakeTensor) or kind in (Tensor, FunctionalTensor) for kind in types):
         return NotImplemented  # a subclass of Tensor first does what it does

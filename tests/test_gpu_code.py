@@ -1,0 +1,43 @@
+"""What Inductor writes for GPUs is fused, holds the Triton kernels where they are faster, and gives the reference's bits: without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from conftest import INTERPRETED
+
+SCRIPT = pathlib.Path(__file__).with_name("gpu_code.py")
+
+
+def start(interpreted: bool, *arguments: str) -> list[dict[str, Any]]:
+    """Run the script in a process of its own; its report."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1" if interpreted else "0", "PYTHONWARNINGS": "ignore"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parents[1]), str(SCRIPT.parent)])
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert not [line for line in lines if line["wrong"]]
+    return lines
+
+
+if not INTERPRETED and not torch.cuda.is_available():  # where there is a GPU, test_fusion runs what is written for it
+
+    def test_neighbours_are_one_kernel_on_a_gpu() -> None:
+        """Each pattern is one Triton kernel, with a dynamic number of rows too; two if a norm comes first. Bits are those of the parts."""
+        lines = start(True, "fused")
+        assert {line["name"]: line["kernels"] for line in lines} == {line["name"]: 2 if "norm" in line["name"] else 1 for line in lines}
+        assert len(lines) == 16
+
+    def test_triton_kernels_in_a_graph_serve_every_size(tmp_path: pathlib.Path) -> None:
+        """A graph compiled with sizes unknown runs the kernels rightly at every size, though it was traced at one."""
+        assert start(False, "write", str(tmp_path / "codes")) == []
+        lines = start(True, "run", str(tmp_path / "codes"))
+        assert {line["kernels"] for line in lines if "both ways" not in line["name"]} == {1}
+        assert {line["kernels"] for line in lines if "both ways" in line["name"]} == {2}
+        assert len(lines) == 7 * (1 + 1 + 5)
