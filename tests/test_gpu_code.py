@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from conftest import INTERPRETED
 
+OLD = torch.__version__ < "2.12"
 SCRIPT = pathlib.Path(__file__).with_name("gpu_code.py")
 
 
@@ -31,7 +32,9 @@ if not INTERPRETED and not torch.cuda.is_available():  # where there is a GPU, t
     def test_neighbours_are_one_kernel_on_a_gpu() -> None:
         """Each pattern is one Triton kernel, with a dynamic number of rows too; two if a norm comes first. Bits are those of the parts."""
         lines = start(True, "fused")
-        assert {line["name"]: line["kernels"] for line in lines} == {line["name"]: 2 if "norm" in line["name"] else 1 for line in lines}
+        # torch 2.11 keeps a producer apart whose dims are transposed.
+        exceptions = {name: 2 for name in (line["name"] for line in lines) if "norm" in name or (OLD and "transposed" in name)}
+        assert {line["name"]: line["kernels"] for line in lines} == {line["name"]: 1 for line in lines} | exceptions
         assert len(lines) == 16
 
     def test_triton_kernels_in_a_graph_serve_every_size(tmp_path: pathlib.Path) -> None:
