@@ -63,7 +63,10 @@ torch._inductor.config.cpu_backend = "triton"
 torch._inductor.config.compile_threads = 1
 triton_helpers.set_driver_to_cpu = lambda: None
 triton_helpers.libdevice = Math()
-CpuInterface.raise_if_triton_unavailable = staticmethod(lambda *_: None)
+if hasattr(triton_helpers, "get_backend_options_for_target"):  # torch 2.15 asks Triton whether it has a backend for CPU
+    CpuInterface.raise_if_triton_unavailable = staticmethod(lambda *_: None)
+    options_for = triton_helpers.get_backend_options_for_target
+    triton_helpers.get_backend_options_for_target = lambda target, options=None: options_for(Driver().get_current_target(), options)
 
 
 def report(name: str, check: Callable[[], int]) -> None:
