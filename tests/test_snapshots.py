@@ -5,9 +5,13 @@ After a change that is meant, `EXPECTTEST_ACCEPT=1 pytest tests/test_snapshots.p
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
+from conftest import INTERPRETED
 from expecttest import TestCase
 from torch import Tensor
+from torch._dynamo.testing import AotEagerAndRecordGraphs
 
 import mx_ops
 
@@ -23,6 +27,12 @@ def print_graph(program: torch.export.ExportedProgram) -> str:
             kwargs = [f"{name}={value}" for name, value in node.kwargs.items()]
             lines.append(f"{node.target}({', '.join(args + kwargs)})")
     return "\n".join(lines)
+
+
+def print_ops(graph: torch.fx.Graph) -> str:
+    """The ops of a graph, each once, in the order of their names."""
+    names = {node.target.name() for node in graph.nodes if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)}
+    return "\n".join(textwrap.wrap(" ".join(sorted(names)), 110))
 
 
 class TwoLayers(torch.nn.Module):
@@ -80,3 +90,21 @@ mx.fake_quant.default('mxfp4', block_size=16, scale_mode=rceil)
 mx.fake_quant.default('mxfp8_e5m2')
 aten.linear.default()""",
         )
+
+    if not INTERPRETED:  # there a compiled graph holds the op itself
+
+        def test_compiled_graphs(self) -> None:
+            """Forward and backward of a compiled call hold formulas in ATen and nothing of this package; the backward is the identity."""
+            torch.compiler.reset()
+            backend = AotEagerAndRecordGraphs()
+            x = torch.ones(3, 64, requires_grad=True)
+            torch.compile(lambda x: mx_ops.fake_quant(x * 2, "mxfp8_e4m3"), fullgraph=True, backend=backend)(x).sum().backward()
+            self.assertExpectedInline(
+                print_ops(backend.fw_graphs[0].graph),
+                """\
+aten::__lshift__.Scalar aten::__rshift__.Scalar aten::add.Tensor aten::amax aten::as_strided
+aten::bitwise_and.Scalar aten::bitwise_or.Tensor aten::clamp aten::clamp_max aten::clamp_min aten::copy
+aten::empty_like aten::eq.Scalar aten::ge.Scalar aten::minimum aten::mul.Tensor aten::permute
+aten::rsub.Scalar aten::scalar_tensor aten::sub.Tensor aten::view aten::view.dtype aten::where.self""",
+            )
+            self.assertExpectedInline(print_ops(backend.bw_graphs[0].graph), """aten::mul.Tensor""")
