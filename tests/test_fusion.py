@@ -134,23 +134,21 @@ if not INTERPRETED:  # there a compiled graph holds the op itself
         count = check(lambda a, b: norm(a, (128,), b[0]), lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), None, a, b)
         assert count <= (1 if device == "cpu" else 2)
 
-    @pytest.mark.parametrize("device", ["cpu"])
-    def test_short_blocks_and_outer_dims_keep_their_bits(device: str) -> None:
-        """Rows that are no whole blocks, blocks along an outer dim, packed codes and seeds, in one graph with what precedes them."""
-
-        def every(x: Tensor) -> tuple[Tensor, ...]:
-            seed = torch.tensor([7], device=x.device)
-            outer = torch.ops.mx.quantize(x, "mxfp4", dim=0)
-            return (
-                mx_ops.fake_quant(x, "mxfp8_e4m3"),
-                mx_ops.fake_quant(x, "mxfp4", dim=0, block_size=16),
-                mx_ops.fake_quant(x, "mxfp4", seed=seed),
-                *torch.ops.mx.quantize(x, "mxfp8_e5m2"),
-                *outer,
-                torch.ops.mx.dequantize(*outer, "mxfp4", dim=0, dtype=x.dtype),
-            )
-
-        check(add, every, None, *rows(42, 33, torch.bfloat16, device))
+    @pytest.mark.parametrize(
+        "op",
+        [
+            lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"),
+            lambda x: mx_ops.fake_quant(x, "mxfp4", dim=0),
+            lambda x: mx_ops.fake_quant(x, "mxfp4", seed=torch.tensor([7], device=x.device)),
+            lambda x: torch.ops.mx.quantize(x, "mxfp8_e5m2"),
+            lambda x: torch.ops.mx.quantize(x, "mxfp4", dim=0),
+            lambda x: torch.ops.mx.dequantize(*torch.ops.mx.quantize(x, "mxfp8_e4m3"), "mxfp8_e4m3", dtype=x.dtype),
+        ],
+        ids=["fake_quant", "dim 0", "seed", "quantize", "quantize, dim 0", "dequantize"],
+    )
+    def test_short_blocks_and_outer_dims_keep_their_bits(op: Function, device: str) -> None:
+        """So do rows that are no whole blocks, blocks along an outer dim, packed codes and seeds, behind a producer."""
+        check(add, op, None, *rows(42, 33, torch.bfloat16, device))
 
     def test_one_graph_serves_every_number_of_rows(device: str) -> None:
         """A dynamic dim stays fused, is compiled once, and gives the same bits at every size; the backward holds no op either."""
