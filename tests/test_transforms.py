@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import INTERPRETED
 from helpers import FORMATS, assert_same, wild
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import mx_ops
 
@@ -21,13 +23,14 @@ FAKE_QUANTS: dict[str, Callable[..., Tensor]] = {
     "function mxfp8": mx_ops.mxfp8_fake_quant,
 }
 FUNCTIONS = [name for name in FAKE_QUANTS if name.startswith("function")]
+BARE_OPS = [name for name in FAKE_QUANTS if name.startswith("op")]
 
 
 @pytest.mark.parametrize("seed", [None, 5])
 @pytest.mark.parametrize("name", FAKE_QUANTS)
 def test_vmap_of_fake_quant_is_a_loop(name: str, seed: int | None, device: str) -> None:
     """Whatever dim is the batch and whatever dim is blocked; an unbatched seed repeats its noise a slice."""
-    x = wild((3, 6, 34), dim=1).to(device)
+    x = wild((2, 3, 5) if INTERPRETED else (3, 6, 34), dim=1).to(device)
     options = {} if seed is None else {"seed": torch.tensor([seed], device=device)}
     for in_dim in (0, 1, 2, -1):
         for dim in (0, 1, -1, -2):
@@ -131,9 +134,58 @@ def test_derivatives_are_those_of_the_identity(name: str, seed: int | None, devi
     assert_same(torch.func.hessian(energy)(x[0]), 2 * identity)
 
 
+TRANSFORMS: dict[str, Callable[..., Tensor]] = {
+    "vmap": lambda f, x: torch.vmap(f, in_dims=1, out_dims=1)(x),
+    "grad": lambda f, x: torch.func.grad(lambda x: f(x).square().sum())(x),
+    "vmap of grad": lambda f, x: torch.vmap(torch.func.grad(lambda x: f(x).square().sum()))(x),
+    "grad of vmap": lambda f, x: torch.func.grad(lambda x: torch.vmap(f)(x).square().sum())(x),
+    "vjp": lambda f, x: torch.func.vjp(f, x)[1](x.neg())[0],
+    "jvp": lambda f, x: torch.stack(torch.func.jvp(f, (x,), (x.neg(),))),
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x[0]),
+    "jacfwd": lambda f, x: torch.func.jacfwd(f)(x[0]),
+    "hessian": lambda f, x: torch.func.hessian(lambda x: f(x).square().sum())(x[0]),
+}
+
+
+@pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name != "vmap"])
+@pytest.mark.parametrize("name", BARE_OPS)
+def test_bare_ops_refuse_derivatives_they_lack(name: str, transform: str, device: str) -> None:
+    """An op itself has no derivative under torch.func: it says so, and what has."""
+    with pytest.raises(NotImplementedError, match=r"torch.ops.mx.\w+ has no derivative .* call the Python function, mx_ops"):
+        TRANSFORMS[transform](FAKE_QUANTS[name], wild((3, 5)).to(device))
+
+
+def test_forward_mode(device: str) -> None:
+    """Dual tensors, without torch.func: a function's tangent is that of its input; an op refuses."""
+    x = wild((3, 5)).to(device)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, x.neg())
+        for name in FUNCTIONS:
+            value, tangent = forward_ad.unpack_dual(FAKE_QUANTS[name](dual))
+            assert_same(value, FAKE_QUANTS[name](x))
+            assert_same(tangent, x.neg())
+        for name in BARE_OPS:
+            with pytest.raises(NotImplementedError, match="has no derivative in forward mode"):
+                FAKE_QUANTS[name](dual)
+            FAKE_QUANTS[name](x)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_within_compiled_code(transform: str, device: str) -> None:
+    """A compiled function that transforms a fake-quant gives what it gives in eager code."""
+    x, seed = wild((3, 5), seed=1).clamp(-1e3, 1e3).to(device), torch.tensor([5], device=device)
+
+    def transformed(x: Tensor, seed: Tensor) -> Tensor:
+        return TRANSFORMS[transform](lambda x: mx_ops.fake_quant(x, "mxfp4", seed=seed), x)
+
+    torch.compiler.reset()
+    assert_same(torch.compile(transformed, backend="aot_eager")(x, seed), transformed(x, seed))
+
+
 def test_compiled_derivatives_are_those_of_the_identity(device: str) -> None:
     """Under torch.compile as one graph the gradient still passes straight through."""
     x = wild((6, 42)).to(device).requires_grad_()
+    torch.compiler.reset()
     compiled = torch.compile(lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), fullgraph=True, backend="aot_eager")
     values = compiled(x)
     assert_same(values, mx_ops.fake_quant(x, "mxfp8_e4m3"))
