@@ -22,8 +22,6 @@ FAKE_QUANTS: dict[str, Callable[..., Tensor]] = {
     "function mxfp4": mx_ops.mxfp4_fake_quant,
     "function mxfp8": mx_ops.mxfp8_fake_quant,
 }
-FUNCTIONS = [name for name in FAKE_QUANTS if name.startswith("function")]
-BARE_OPS = [name for name in FAKE_QUANTS if name.startswith("op")]
 
 
 @pytest.mark.parametrize("seed", [None, 5])
@@ -56,7 +54,7 @@ def test_vmap_over_seeds_is_a_loop(name: str, device: str) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_vmap_of_quantize_and_dequantize_is_a_loop(format: str, device: str) -> None:
     """Both results and both arguments may be batched; scales may be shared by all slices, or elements."""
-    x = wild((4, 6, 34), dim=0).to(device)
+    x = wild((4, 2, 6) if INTERPRETED else (4, 6, 34), dim=0).to(device)
     one, each = torch.tensor([3], device=device), torch.arange(4, device=device)[:, None]
     for in_dim, dim, seed in ((0, 0, None), (1, 0, None), (2, -1, None), (0, 1, one), (0, 0, each)):
         quantize = functools.partial(torch.ops.mx.quantize, dim=dim)
@@ -108,17 +106,17 @@ def test_vmap_hides_the_batch(dim: int, device: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [None, 5])
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", FAKE_QUANTS)
 def test_derivatives_are_those_of_the_identity(name: str, seed: int | None, device: str) -> None:
-    """grad, vjp, jvp, jacobians, vmap of grad and hessian of the Python functions, in eager code."""
+    """grad, vjp, jvp, jacobians, vmap of grad and hessian, in eager code."""
 
     def f(x: Tensor) -> Tensor:
-        return FAKE_QUANTS[name](x, seed=None if seed is None else torch.tensor([seed], device=device))
+        return FAKE_QUANTS[name](x, **({} if seed is None else {"seed": torch.tensor([seed], device=device)}))
 
     def energy(x: Tensor) -> Tensor:
         return f(x).square().sum()
 
-    x = wild((3, 42), seed=1).clamp(-1e3, 1e3).to(device)
+    x = wild((3, 5) if INTERPRETED else (3, 42), seed=1).clamp(-1e3, 1e3).to(device)
     rows = torch.stack([f(row) for row in x])
     assert_same(torch.func.grad(energy)(x), 2 * f(x))
     assert_same(torch.vmap(torch.func.grad(energy))(x), 2 * rows)
@@ -128,7 +126,7 @@ def test_derivatives_are_those_of_the_identity(name: str, seed: int | None, devi
     value, tangent = torch.func.jvp(f, (x,), (x.neg(),))
     assert_same(value, f(x))
     assert_same(tangent, x.neg())
-    identity = torch.eye(42, device=device)
+    identity = torch.eye(x.shape[1], device=device)
     assert_same(torch.func.jacrev(f)(x[0]), identity)
     assert_same(torch.func.jacfwd(f)(x[0]), identity)
     assert_same(torch.func.hessian(energy)(x[0]), 2 * identity)
@@ -147,39 +145,47 @@ TRANSFORMS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name != "vmap"])
-@pytest.mark.parametrize("name", BARE_OPS)
-def test_bare_ops_refuse_derivatives_they_lack(name: str, transform: str, device: str) -> None:
-    """An op itself has no derivative under torch.func: it says so, and what has."""
-    with pytest.raises(NotImplementedError, match=r"torch.ops.mx.\w+ has no derivative .* call the Python function, mx_ops"):
-        TRANSFORMS[transform](FAKE_QUANTS[name], wild((3, 5)).to(device))
-
-
-def test_forward_mode(device: str) -> None:
-    """Dual tensors, without torch.func: a function's tangent is that of its input; an op refuses."""
+@pytest.mark.parametrize("name", FAKE_QUANTS)
+def test_forward_mode(name: str, device: str) -> None:
+    """Dual tensors, without torch.func: the tangent is that of the input, also where that requires a gradient."""
     x = wild((3, 5)).to(device)
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(x, x.neg())
-        for name in FUNCTIONS:
+    for requires in (False, True):
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(x.clone().requires_grad_(requires), x.neg())
             value, tangent = forward_ad.unpack_dual(FAKE_QUANTS[name](dual))
             assert_same(value, FAKE_QUANTS[name](x))
             assert_same(tangent, x.neg())
-        for name in BARE_OPS:
-            with pytest.raises(NotImplementedError, match="has no derivative in forward mode"):
-                FAKE_QUANTS[name](dual)
-            FAKE_QUANTS[name](x)
+            assert value.requires_grad == requires
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_transforms_within_compiled_code(transform: str, device: str) -> None:
-    """A compiled function that transforms a fake-quant gives what it gives in eager code."""
+@pytest.mark.parametrize("name", ["op", "function mxfp8"])
+def test_transforms_within_compiled_code(name: str, transform: str, device: str) -> None:
+    """A function that transforms a fake-quant compiles as one graph, which gives what it gives in eager code."""
     x, seed = wild((3, 5), seed=1).clamp(-1e3, 1e3).to(device), torch.tensor([5], device=device)
 
     def transformed(x: Tensor, seed: Tensor) -> Tensor:
-        return TRANSFORMS[transform](lambda x: mx_ops.fake_quant(x, "mxfp4", seed=seed), x)
+        return TRANSFORMS[transform](lambda x: FAKE_QUANTS[name](x, seed=seed), x)
 
     torch.compiler.reset()
-    assert_same(torch.compile(transformed, backend="aot_eager")(x, seed), transformed(x, seed))
+    assert_same(torch.compile(transformed, backend="aot_eager", fullgraph=True)(x, seed), transformed(x, seed))
+
+
+@pytest.mark.parametrize("name", FAKE_QUANTS)
+def test_derivatives_over_seeds_are_a_loop(name: str, device: str) -> None:
+    """A batch of seeds beside one input gives each slice the gradient, and the value beside a tangent, of its own seed."""
+    x, seeds = wild((3, 5), seed=1).clamp(-1e3, 1e3).to(device), torch.arange(3, device=device)[:, None]
+
+    def gradient(x: Tensor, seed: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: FAKE_QUANTS[name](x, seed=seed).square().sum())(x)
+
+    def value_and_tangent(x: Tensor, seed: Tensor) -> Tensor:
+        return torch.stack(torch.func.jvp(lambda x: FAKE_QUANTS[name](x, seed=seed), (x,), (x.neg(),)))
+
+    rows = [FAKE_QUANTS[name](x, seed=seed) for seed in seeds]
+    assert_same(torch.vmap(gradient, (None, 0))(x, seeds), 2 * torch.stack(rows))
+    assert_same(torch.vmap(value_and_tangent, (None, 0))(x, seeds), torch.stack([torch.stack([row, x.neg()]) for row in rows]))
+    assert not torch.equal(rows[0], rows[1])
 
 
 def test_compiled_derivatives_are_those_of_the_identity(device: str) -> None:
