@@ -251,8 +251,8 @@ def straight_through(overload: Any) -> Callable:
     def autograd(keyset: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not torch._C._are_functorch_transforms_active() and forward_ad.unpack_dual(input).tangent is None:
             return implementation(keyset, input, *args, **kwargs)
-        with torch._C._AutoDispatchBelowAutograd():
-            values = overload.redispatch(keyset & torch._C._after_autograd_keyset, input, *args, **kwargs)
+        with torch.no_grad():
+            values = implementation(keyset, input, *args, **kwargs)
         out = input + torch.zeros_like(values)  # has the derivatives, and is batched as the values are
         with torch.no_grad():
             out.detach().copy_(values)
