@@ -150,7 +150,7 @@ if "cuda" in DEVICES:
         from torch._dynamo.utils import counters
 
         def step(x: Tensor, w: Tensor, seed: Tensor) -> Tensor:
-            return mx_ops.fake_quant(x.sin(), "mxfp4", seed=mx_ops.fold_seed(seed, 3)) * w
+            return mx_ops.fake_quant(x * 0.75, "mxfp4", seed=mx_ops.fold_seed(seed, 3)) * w
 
         torch.compiler.reset()
         counters.clear()
@@ -162,9 +162,9 @@ if "cuda" in DEVICES:
             values = y.detach().clone()
             (grad,) = torch.autograd.grad(y.sum(), w)
             grad = grad.clone()
-            quantized = mx_ops.fake_quant(x.sin(), "mxfp4", seed=mx_ops.fold_seed(seed_of(value, "cuda"), 3))
+            quantized = mx_ops.fake_quant(x * 0.75, "mxfp4", seed=mx_ops.fold_seed(seed_of(value, "cuda"), 3))
             assert_same(grad, values)
-            assert torch.equal(values, quantized) or (values != quantized).float().mean() < 0.01  # Inductor's sin may be another
+            assert_same(values, quantized)
         assert counters["inductor"]["cudagraph_skips"] == 0
         assert counters["stats"]["unique_graphs"] == 1
 
