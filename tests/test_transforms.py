@@ -28,10 +28,10 @@ FAKE_QUANTS: dict[str, Callable[..., Tensor]] = {
 @pytest.mark.parametrize("name", FAKE_QUANTS)
 def test_vmap_of_fake_quant_is_a_loop(name: str, seed: int | None, device: str) -> None:
     """Whatever dim is the batch and whatever dim is blocked; an unbatched seed repeats its noise a slice."""
-    x = wild((2, 3, 5) if INTERPRETED else (3, 6, 34), dim=1).to(device)
+    x = wild((2, 2, 3) if INTERPRETED else (3, 6, 34), dim=1).to(device)
     options = {} if seed is None else {"seed": torch.tensor([seed], device=device)}
-    for in_dim in (0, 1, 2, -1):
-        for dim in (0, 1, -1, -2):
+    for in_dim in (0, -2, 2):
+        for dim in (0, 1, -1):
             values = torch.vmap(lambda part: FAKE_QUANTS[name](part, dim=dim, **options), in_dims=in_dim)(x)
             assert_same(values, torch.stack([FAKE_QUANTS[name](part, dim=dim, **options) for part in x.unbind(in_dim)]))
 
