@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .formats import get_format
-from .library import batch
 
 _ops = torch.ops.mx
 
@@ -132,11 +130,7 @@ def fake_quant(
     tensor([ 1.0000, -0.5000,  6.0000,  0.0000])
     """
     seed = _seed(x, stochastic_rounding, seed)
-
-    def op(x: Tensor, seed: Tensor | None, dim: int) -> Tensor:
-        return _ops.fake_quant(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
-
-    return _straight_through(op, x, seed, dim)
+    return _ops.fake_quant(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
 
 
 def mxfp4_fake_quant(
@@ -154,11 +148,7 @@ def mxfp4_fake_quant(
     tensor([ 0.5000,  2.0000, -6.0000])
     """
     seed = _seed(x, stochastic_rounding, seed)
-
-    def op(x: Tensor, seed: Tensor | None, dim: int) -> Tensor:
-        return _ops.mxfp4_fake_quant(x, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
-
-    return _straight_through(op, x, seed, dim)
+    return _ops.mxfp4_fake_quant(x, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
 
 
 def mxfp8_fake_quant(
@@ -177,11 +167,7 @@ def mxfp8_fake_quant(
     tensor([ 0.6250,  2.5000, -5.0000])
     """
     seed = _seed(x, stochastic_rounding, seed)
-
-    def op(x: Tensor, seed: Tensor | None, dim: int) -> Tensor:
-        return _ops.mxfp8_fake_quant(x, format, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
-
-    return _straight_through(op, x, seed, dim)
+    return _ops.mxfp8_fake_quant(x, format, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
 
 
 def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
@@ -260,35 +246,6 @@ def fake_quant_mxfp8(x: Tensor, stochastic_rounding: bool = False, format: str =
     tensor([ 0.6250,  2.5000, -5.0000])
     """
     return mxfp8_fake_quant(x, format, stochastic_rounding)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """A fake_quant with the derivatives of the identity under every transform of torch.func; the ops themselves know backward alone."""
-
-    @staticmethod
-    def forward(x: Tensor, seed: Tensor | None, dim: int, op: Callable[..., Tensor]) -> Tensor:
-        return op(x, seed, dim)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return grad, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return tangent.clone()
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor, seed: Tensor | None, dim: int, op: Callable[..., Tensor]) -> tuple[Tensor, int]:
-        return batch(lambda x, seed, *, dim: _StraightThrough.apply(x, seed, dim, op), info.batch_size, in_dims, (x, seed), dim)
-
-
-def _straight_through(op: Callable[..., Tensor], x: Tensor, seed: Tensor | None, dim: int) -> Tensor:
-    """A call of a fake_quant op: in eager code one that torch.func can transform; Dynamo, which refuses a jvp, gets the op itself."""
-    return op(x, seed, dim) if torch.compiler.is_compiling() else _StraightThrough.apply(x, seed, dim, op)
 
 
 def _seed(x: Tensor, stochastic_rounding: bool, seed: Tensor | int | None) -> Tensor | None:

@@ -194,7 +194,7 @@ def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> 
 # The ops. The dispatcher leaves out arguments that equal the schema's defaults, so the functions' defaults are the same.
 
 
-def op(schema: str, backward: Callable | None = None) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+def op(schema: str, derivative: Callable | None = None) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
     """Define an op by its schema; register what the function says as its implementation on every backend, its fake, its gradient.
 
     Schemas are forever: they only append arguments with defaults.
@@ -213,8 +213,8 @@ def op(schema: str, backward: Callable | None = None) -> Callable[[Callable[...,
         torch.library.register_vmap(f"mx::{name}", vmap, lib=library)
         torch.library.register_torch_dispatch(f"mx::{name}", FunctionalTensorMode, functools.partial(lower, function), lib=library)
         triton_ops_to_kernels[f"mx::{name}"] = [Digest()]
-        if backward is not None:
-            library.impl(name, differentiable(overload, backward), "Autograd", with_keyset=True)
+        if derivative is not None:
+            library.impl(name, derivative(overload), "Autograd", with_keyset=True)
         return function
 
     return register
@@ -236,28 +236,29 @@ def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, a
         return function(*args, **(kwargs or {})).run(traced=True)
 
 
-def differentiable(overload: Any, backward: Callable) -> Callable:
-    """An op's kernel for autograd: what ``torch.library.register_autograd`` would register, and a refusal of what it cannot do.
+def straight_through(overload: Any) -> Callable:
+    """The kernel for autograd of every fake_quant: derivatives are those of the identity, in both modes, and under torch.func.
 
-    By itself it gives zero tangents in forward mode, without a word, and under torch.func an error about a setup_context.
+    What `torch.library.register_autograd` would register knows backward alone: in forward mode it gives zeros without a word, and under
+    torch.func an error. It is faster, and serves where it suffices.
     """
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, *[None] * (len(ctx.needs_input_grad) - 1)
+
     implementation = make_autograd_impl(overload, Info(backward, None))
 
-    def autograd(keyset: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        transformed = torch._C._are_functorch_transforms_active() and torch.is_grad_enabled() and input.requires_grad
-        if transformed or forward_ad.unpack_dual(input).tangent is not None:
-            raise NotImplementedError(
-                f"torch.ops.mx.{overload._opname} has no derivative in forward mode or under torch.func: call the Python function,"
-                f" mx_ops.{overload._opname}, which has"
-            )
-        return implementation(keyset, input, *args, **kwargs)
+    def autograd(keyset: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch._C._are_functorch_transforms_active() and forward_ad.unpack_dual(input).tangent is None:
+            return implementation(keyset, input, *args, **kwargs)
+        with torch.no_grad():
+            values = implementation(keyset, input, *args, **kwargs)
+        out = input + torch.zeros_like(values)  # has the derivatives, and is batched as the values are
+        with torch.no_grad():
+            out.detach().copy_(values)
+        return out
 
     return autograd
-
-
-def straight_through(ctx, grad):
-    """The gradient of every fake_quant: that of the identity."""
-    return (grad, *[None] * (len(ctx.needs_input_grad) - 1))
 
 
 def batch(op: Callable, size: int, in_dims: tuple[int | None, ...], args: tuple, dim: int, seed_at: int = 1) -> tuple[Any, Any]:
@@ -311,7 +312,7 @@ def dequantize(elements, scales, format, tensor_scale=None, *, dim=-1, block_siz
 @op(
     "fake_quant(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *,"
     " int dim=-1, int? block_size=None, str? scale_mode=None) -> Tensor",
-    backward=straight_through,
+    derivative=straight_through,
 )
 def fake_quant(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
     rule = resolve(input.ndim, format, dim, block_size, scale_mode, seed is not None)
@@ -322,7 +323,7 @@ def fake_quant(input, format, seed=None, tensor_scale=None, *, dim=-1, block_siz
 
 @op(
     "mxfp4_fake_quant(Tensor input, Tensor? seed=None, *, int dim=-1, int? block_size=None, str? scale_mode=None) -> Tensor",
-    backward=straight_through,
+    derivative=straight_through,
 )
 def mxfp4_fake_quant(input, seed=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
     return fake_quant(input, "mxfp4", seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
@@ -331,7 +332,7 @@ def mxfp4_fake_quant(input, seed=None, *, dim=-1, block_size=None, scale_mode=No
 @op(
     'mxfp8_fake_quant(Tensor input, str format="e4m3", Tensor? seed=None, *,'
     " int dim=-1, int? block_size=None, str? scale_mode=None) -> Tensor",
-    backward=straight_through,
+    derivative=straight_through,
 )
 def mxfp8_fake_quant(input, format="e4m3", seed=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
     prefix = "mxfp8_"

@@ -75,6 +75,20 @@ def test_double_backward(name: str, device: str) -> None:
     assert_same(second, 4 * x.detach() + 2 * q)
 
 
+@pytest.mark.parametrize("options", CALLS, ids=str)
+@over_all
+def test_the_square_has_second_derivative_two(name: str, options: dict[str, Any], device: str) -> None:
+    """The gradient of a fake-quant's square is twice the fake-quant, and that gradient's is 2, to the bit: and the third is zero."""
+    x = wild((6, 42), seed=1).clamp(-1e3, 1e3).to(device).requires_grad_()
+    (first,) = torch.autograd.grad((call(name, x, options) ** 2).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x, create_graph=True)
+    assert_same(first, 2 * call(name, x.detach(), options))
+    assert_same(second, torch.full((6, 42), 2.0))
+    if second.requires_grad:
+        (third,) = torch.autograd.grad(second.sum(), x)
+        assert_same(third, torch.zeros(6, 42))
+
+
 @over_all
 def test_gradient_through_a_model(name: str, device: str) -> None:
     """A layer with fake-quantized weights and inputs gets the gradients of one that multiplies the quantized numbers."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 NAMES = {
-    "torch._C._are_functorch_transforms_active": "refuses torch.func on a bare op by it; torch.func itself would say nothing clear",
+    "torch._C._are_functorch_transforms_active": "differentiates under torch.func by it, which register_autograd does not",
     "torch._functorch.config.decompose_custom_triton_ops": "tells by it whether a graph is exported, and keeps the op, or compiled",
     "torch._library.autograd.Info": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.autograd.make_autograd_impl": "registers gradients by it, as torch.library.register_autograd does",
