@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
-from .symbols import known
+from .symbols import groups, known
 
 library = torch.library.Library("mx", "DEF")
 
@@ -99,8 +99,8 @@ def fuses(call: Call) -> bool:
     x, *_, seed = call.tensors
     fmt, dim, block_size, _ = call.rule
     packs = call.name == "quantize" and fmt.codes_per_byte > 1
-    innermost = known(x.stride(dim) == 1) and known(x.shape[dim] % block_size == 0)
-    return innermost and not packs and seed is None
+    _, whole_blocks = groups(x.shape[dim], block_size)
+    return whole_blocks and known(x.stride(dim) == 1) and not packs and seed is None
 
 
 @functools.cache
@@ -218,7 +218,8 @@ def decompose(function: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
     A graph takes inputs of any strides, but holds those that its values had when it was traced: so the formulas work on copies.
     """
     call = function(*args, **kwargs)
-    tensors = [t.clone(memory_format=torch.contiguous_format) if any(t is arg for arg in args) else t for t in call.tensors]
+    given = {id(arg) for arg in args}
+    tensors = [t.clone(memory_format=torch.contiguous_format) if id(t) in given and t is not None else t for t in call.tensors]
     getattr(reference, call.name)(*tensors, *call.rule, traced=True)
     return call.outputs
 
