@@ -21,11 +21,11 @@ def known(condition: bool | torch.SymBool) -> bool:
 def groups(length: int, size: int) -> tuple[int, bool]:
     """How many groups of a size to make of a length, and whether they are sure to be whole: else it has to be filled up.
 
-    They are never one that later may be more, but two: torch makes a constant of whatever is 1 when a graph is traced. AOTInductor's
-    package of a fake_quant that was exported with 6 elements a row gave wrong values for 70.
+    A length that is a symbol gets more of them than it fills, and two at least. For torch makes a constant of a size that is 1 when a
+    graph is traced, and a guard of whether nothing is to be filled up. AOTInductor's package of a fake_quant that was exported with 6
+    elements a row gave wrong values for 70.
     """
     whole = known(length % size == 0)
-    count = length // size if whole else -(-length // size)
-    if isinstance(length, int) or known(length > size):
-        return count, whole
-    return torch.sym_max(count, 2), False
+    if isinstance(length, int):
+        return -(-length // size), whole
+    return (length // size, True) if whole and known(length > size) else (length // size + 2, False)
