@@ -191,10 +191,10 @@ def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> 
     return like.new_empty([*others, length], dtype=dtype).movedim(-1, rule.dim)
 
 
-functions: dict[torch._ops.OpOverload, Callable[..., Call]] = {}  # each op's, below
+functions: dict[Any, Callable[..., Call]] = {}  # by op, below
 
 
-def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+def decompositions() -> dict[Any, Callable[..., Any]]:
     """The ops in ATen, for ``ExportedProgram.run_decompositions``: a program lowered by them runs where there is no mx_ops.
 
     With torch's own table, ``{**torch.export.default_decompositions(), **mx_ops.decompositions()}`` lowers the rest of the program too.

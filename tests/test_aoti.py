@@ -29,12 +29,12 @@ Tensors = tuple[Tensor, ...]
 
 CONFIG = {"aot_inductor.compile_wrapper_opt_level": "O0"}  # halves the time of the compiler
 
-# PACKAGE INPUTS OUTPUTS: what both programs take. They run a package on the tensors of a file, and write the bytes of what it gives.
+# PACKAGE INPUTS OUTPUTS...: what both programs take. They run a package on the tensors of a file, and write the bytes of what it gives.
 PYTHON = """
 import sys, torch
-package, inputs, outputs = sys.argv[1:]
-given = torch._inductor.aoti_load_package(package)(*torch.load(inputs))
-torch.save([output.contiguous().view(torch.uint8) for output in given], outputs)
+for package, inputs, outputs in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3]):
+    given = torch._inductor.aoti_load_package(package)(*torch.load(inputs))
+    torch.save([output.contiguous().view(torch.uint8) for output in given], outputs)
 assert "mx_ops" not in sys.modules and not [s for s in torch._C._jit_get_all_schemas() if s.name.startswith("mx::")]
 """
 CPP = """
@@ -46,16 +46,19 @@ CPP = """
 #include <iterator>
 
 int main(int, char** argv) {
-  std::ifstream in(argv[2], std::ios::binary);
-  auto loaded = torch::jit::pickle_load({std::istreambuf_iterator<char>(in), {}});
-  std::vector<at::Tensor> inputs;
-  for (auto& value : loaded.toListRef())
-    inputs.push_back(value.toTensor());
-  std::vector<c10::IValue> bytes;
-  for (auto& output : torch::inductor::AOTIModelPackageLoader(argv[1]).run(inputs))
-    bytes.push_back(output.contiguous().view(at::kByte));
-  auto data = torch::jit::pickle_save(c10::ivalue::Tuple::create(bytes));
-  std::ofstream(argv[3], std::ios::binary).write(data.data(), data.size());
+  while (*++argv) {
+    torch::inductor::AOTIModelPackageLoader package(*argv);
+    std::ifstream in(*++argv, std::ios::binary);
+    auto loaded = torch::jit::pickle_load({std::istreambuf_iterator<char>(in), {}});
+    std::vector<at::Tensor> inputs;
+    for (auto& value : loaded.toListRef())
+      inputs.push_back(value.toTensor());
+    std::vector<c10::IValue> bytes;
+    for (auto& output : package.run(inputs))
+      bytes.push_back(output.contiguous().view(at::kByte));
+    auto data = torch::jit::pickle_save(c10::ivalue::Tuple::create(bytes));
+    std::ofstream(*++argv, std::ios::binary).write(data.data(), data.size());
+  }
 }
 """
 
@@ -147,14 +150,18 @@ if not INTERPRETED:
         file.write_text(PYTHON)
         return [sys.executable, "-W", "ignore", str(file)]
 
-    def run(program: list[str], package: str, inputs: Tensors, folder: pathlib.Path) -> list[Tensor]:
-        """What a program writes."""
-        torch.save(list(inputs), folder / "inputs.pt")
-        command = [*program, package, str(folder / "inputs.pt"), str(folder / "outputs.pt")]
+    def check_elsewhere(program: list[str], packages: dict[str, str], folder: pathlib.Path) -> None:
+        """What a program gives for both packages is what the models give here."""
+        jobs = {"static": (TwoLayers(), integers()), "dynamic": (AnySize(), inputs_of(SIZES[1]))}
+        command = list(program)
+        for name, (_, inputs) in jobs.items():
+            torch.save(list(inputs), folder / f"{name}-inputs.pt")
+            command += [packages[name], str(folder / f"{name}-inputs.pt"), str(folder / f"{name}-outputs.pt")]
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-        return list(torch.load(folder / "outputs.pt"))
+        for name, (model, inputs) in jobs.items():
+            check(list(torch.load(folder / f"{name}-outputs.pt")), model(*inputs))
 
     @pytest.mark.parametrize("name", ["static", "dynamic"])
     def test_packages_name_no_op_of_ours(name: str, packages: dict[str, str]) -> None:
@@ -174,8 +181,7 @@ if not INTERPRETED:
 
     def test_python_without_us(packages: dict[str, str], python: list[str], tmp_path: pathlib.Path) -> None:
         """A process that never imports mx_ops runs both packages, to the same bits."""
-        check(run(python, packages["static"], integers(), tmp_path), TwoLayers()(*integers()))
-        check(run(python, packages["dynamic"], inputs_of(SIZES[1]), tmp_path), AnySize()(*inputs_of(SIZES[1])))
+        check_elsewhere(python, packages, tmp_path)
 
 
 if not INTERPRETED and shutil.which("g++"):
@@ -198,5 +204,4 @@ if not INTERPRETED and shutil.which("g++"):
         linked = subprocess.run(["ldd", *cpp], capture_output=True, text=True, check=True).stdout
         assert "libtorch_cpu" in linked
         assert "python" not in linked.replace(cpp_extension.library_paths()[0], "")
-        check(run(cpp, packages["static"], integers(), tmp_path), TwoLayers()(*integers()))
-        check(run(cpp, packages["dynamic"], inputs_of(SIZES[1]), tmp_path), AnySize()(*inputs_of(SIZES[1])))
+        check_elsewhere(cpp, packages, tmp_path)
