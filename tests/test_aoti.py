@@ -85,7 +85,7 @@ class AnySize(torch.nn.Module):
     """Ops along either dim, with noise and without, of tensors whose sizes are all unknown."""
 
     def forward(self, x: Tensor, y: Tensor, seed: Tensor) -> Tensors:
-        """Values of x, which is exported with a single block along either dim; codes of y and their values."""
+        """Values of x, which is exported with a single short block along either dim; codes of y, with whole ones, and their values."""
         elements, scales = torch.ops.mx.quantize(y, "mxfp8_e4m3", block_size=16)
         return (
             mx_ops.fake_quant(x, "mxfp8_e5m2"),
@@ -98,8 +98,9 @@ class AnySize(torch.nn.Module):
 
 # Sizes of x and of y: exported at the first. Rows shorter and longer than a block and than eight, whole and ragged, and of one element.
 SIZES = [
-    ((6, 7), (3, 70)),
+    ((6, 7), (3, 64)),
     ((7, 70), (70, 7)),
+    ((32, 8), (2, 70)),
     ((64, 2), (2, 64)),
     ((1, 1), (1, 1)),
     ((33, 5), (5, 33)),
