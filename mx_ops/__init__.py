@@ -18,6 +18,7 @@ from .functional import (
     mxfp8_forward,
     quantize,
 )
+from .library import decompositions
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "SCALE_MODES",
     "Format",
     "config",
+    "decompositions",
     "dequantize",
     "fake_quant",
     "fake_quant_mxfp4",

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 from torch._library.triton import triton_ops_to_kernels
 from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode, dispatch_functionalize
 from torch.autograd import forward_ad
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
-from .symbols import known
+from .symbols import groups, known
 
 library = torch.library.Library("mx", "DEF")
 
@@ -99,8 +99,8 @@ def fuses(call: Call) -> bool:
     x, *_, seed = call.tensors
     fmt, dim, block_size, _ = call.rule
     packs = call.name == "quantize" and fmt.codes_per_byte > 1
-    innermost = known(x.stride(dim) == 1) and known(x.shape[dim] % block_size == 0)
-    return innermost and not packs and seed is None
+    _, whole_blocks = groups(x.shape[dim], block_size)
+    return whole_blocks and known(x.stride(dim) == 1) and not packs and seed is None
 
 
 @functools.cache
@@ -191,6 +191,39 @@ def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> 
     return like.new_empty([*others, length], dtype=dtype).movedim(-1, rule.dim)
 
 
+functions: dict[Any, Callable[..., Call]] = {}  # by op, below
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The ops in ATen, for ``ExportedProgram.run_decompositions``: a program lowered by them runs where there is no mx_ops.
+
+    With torch's own table, ``{**torch.export.default_decompositions(), **mx_ops.decompositions()}`` lowers the rest of the program too.
+    The bits stay the same.
+
+    >>> class Model(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return mx_ops.fake_quant(x, "mxfp4")
+    >>> program = torch.export.export(Model(), (torch.ones(2, 42),)).run_decompositions(mx_ops.decompositions())
+    >>> {node.target.namespace for node in program.graph.nodes if node.op == "call_function"}
+    {'aten'}
+    >>> torch.equal(program.module()(torch.arange(84.0).view(2, 42)), mx_ops.fake_quant(torch.arange(84.0).view(2, 42), "mxfp4"))
+    True
+    """
+    return {overload: dispatch_functionalize(functools.partial(decompose, function)) for overload, function in functions.items()}
+
+
+def decompose(function: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
+    """What an op does, by its formulas.
+
+    A graph takes inputs of any strides, but holds those that its values had when it was traced: so the formulas work on copies.
+    """
+    call = function(*args, **kwargs)
+    given = {id(arg) for arg in args}
+    tensors = [t.clone(memory_format=torch.contiguous_format) if id(t) in given and t is not None else t for t in call.tensors]
+    getattr(reference, call.name)(*tensors, *call.rule, traced=True)
+    return call.outputs
+
+
 # The ops. The dispatcher leaves out arguments that equal the schema's defaults, so the functions' defaults are the same.
 
 
@@ -215,6 +248,7 @@ def op(schema: str, derivative: Callable | None = None) -> Callable[[Callable[..
         triton_ops_to_kernels[f"mx::{name}"] = [Digest()]
         if derivative is not None:
             library.impl(name, derivative(overload), "Autograd", with_keyset=True)
+        functions[overload] = function
         return function
 
     return register
@@ -228,12 +262,27 @@ def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, a
     """
     import torch._functorch.config
 
+    name_dtypes()
     if interpreted() or not torch._functorch.config.decompose_custom_triton_ops:
         return mode.__torch_dispatch__(overload, types, args, kwargs)
     if not all(issubclass(kind, FakeTensor) or kind in (Tensor, FunctionalTensor) for kind in types):
         return NotImplemented  # a subclass of Tensor first does what it does
     with mode:
         return function(*args, **(kwargs or {})).run(traced=True)
+
+
+def name_dtypes() -> None:
+    """Tell Inductor's C++ backend, if it is there, the names of the dtypes that the Python functions give and it may lack.
+
+    Those are float4_e2m1fn_x2 (torch 2.11 to 2.15) and float8_e8m0fnu (up to 2.13).
+    """
+    if "torch._inductor.codegen.cpp_utils" in sys.modules:
+        from torch._inductor.codegen.cpp_utils import DTYPE_TO_ATEN, DTYPE_TO_CPP
+
+        for dtype in (torch.float8_e8m0fnu, *(fmt.dtype for fmt in FORMATS.values())):
+            name = str(dtype).removeprefix("torch.").capitalize()
+            DTYPE_TO_CPP.setdefault(dtype, f"at::{name}")
+            DTYPE_TO_ATEN.setdefault(dtype, f"at::k{name}")
 
 
 def straight_through(overload: Any) -> Callable:

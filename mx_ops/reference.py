@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .formats import Format
-from .symbols import known
+from .symbols import groups, known
 
 BITS = {2: torch.int16, 4: torch.int32}  # what holds the bits of a dtype of this size
 
@@ -162,7 +162,7 @@ def random_bits(seed: Tensor, shape: torch.Size, piece: tuple[slice, ...] | None
     The piece starts at a multiple of eight along the last dim; None is all of it.
     """
     *rows, last = [slice(0, size) for size in shape] if piece is None else piece
-    counter = torch.arange(last.start // 8, -(-last.stop // 8), device=seed.device)
+    counter = torch.arange(last.start // 8, groups(last.stop, 8)[0], device=seed.device)
     stride = -(-shape[-1] // 8)
     for dim in reversed(range(len(rows))):
         position = torch.arange(rows[dim].start, rows[dim].stop, device=seed.device) * stride
@@ -201,12 +201,15 @@ def _part(tensor: Tensor, piece: tuple[slice, ...] | None, dim: int, divisor: in
     return tensor.movedim(dim, -1)
 
 
+def _fill(tensor: Tensor, length: int) -> Tensor:
+    """The last dim filled up to a length with zeros, which change no maximum."""
+    return torch.nn.functional.pad(tensor, (0, length - tensor.shape[-1]))
+
+
 def _blocks(tensor: Tensor, block_size: int) -> Tensor:
-    """The last dim as [blocks, block_size], the last block filled up with zeros, which change no maximum."""
-    count = -(-tensor.shape[-1] // block_size)
-    if not known(tensor.shape[-1] % block_size == 0):
-        tensor = torch.nn.functional.pad(tensor, (0, count * block_size - tensor.shape[-1]))
-    return tensor.unflatten(-1, (count, block_size))
+    """The last dim as [blocks, block_size], filled up where the last block may be short."""
+    count, whole = groups(tensor.shape[-1], block_size)
+    return (tensor if whole else _fill(tensor, count * block_size)).unflatten(-1, (count, block_size))
 
 
 def _unblocks(tensor: Tensor, length: int) -> Tensor:
@@ -252,21 +255,25 @@ def quantize(
         code = torch.where(byte == 255, fmt.nan_code, code)
         part = _part(elements, piece, dim, fmt.codes_per_byte)
         part.copy_(_unblocks(pack(code, fmt).to(torch.uint8), part.shape[-1]))
-        _part(scales, piece, dim, block_size).copy_(byte.squeeze(-1))
+        part = _part(scales, piece, dim, block_size)
+        part.copy_(byte.squeeze(-1)[..., : part.shape[-1]])
 
 
 def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int, traced: bool = False) -> None:
     """Fill out with the values of codes."""
     for piece in _pieces(out, dim, block_size, traced):
-        byte = _part(scales, piece, dim, block_size).to(torch.int32).unsqueeze(-1)
         codes = _blocks(unpack(_part(elements, piece, dim, fmt.codes_per_byte).to(torch.int32), fmt), block_size)
+        byte = _part(scales, piece, dim, block_size).to(torch.int32)
+        if not known(byte.shape[-1] == codes.shape[-2]):
+            byte = _fill(byte, codes.shape[-2])
+        byte = byte.unsqueeze(-1)
         value = decode(codes & ((1 << (fmt.bits - 1)) - 1), largest_quotient(byte, out.dtype), fmt) * scale_value(byte)
         integer = BITS[out.dtype.itemsize]
         sign = ((codes >> (fmt.bits - 1)) * torch.iinfo(integer).min).to(integer)
         part = _part(out, piece, dim)
         value = with_sign(value, sign, out.dtype)
         # Where no block is short nothing has to be stored, and any consumer is fused.
-        whole = known(part.shape[-1] % block_size == 0)
+        _, whole = groups(part.shape[-1], block_size)
         part.copy_(value.flatten(-2) if whole else _unblocks(value, part.shape[-1]))
 
 

@@ -14,11 +14,14 @@ import torch
 NAMES = {
     "torch._C._are_functorch_transforms_active": "differentiates under torch.func by it, which register_autograd does not",
     "torch._functorch.config.decompose_custom_triton_ops": "tells by it whether a graph is exported, and keeps the op, or compiled",
+    "torch._inductor.codegen.cpp_utils.DTYPE_TO_ATEN": "tells Inductor's C++ backend the names of dtypes by it",
+    "torch._inductor.codegen.cpp_utils.DTYPE_TO_CPP": "tells Inductor's C++ backend the names of dtypes by it",
     "torch._library.autograd.Info": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.autograd.make_autograd_impl": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.triton.triton_ops_to_kernels": "makes torch.compile's cache depend on the numbers of the ops by it",
     "torch._subclasses.fake_tensor.FakeTensor": "tells subclasses of Tensor by it, which are to work on their parts first",
     "torch._subclasses.functional_tensor.FunctionalTensor": "tells subclasses of Tensor by it, which are to work on their parts first",
+    "torch._subclasses.functional_tensor.dispatch_functionalize": "makes decompositions change nothing in place by it",
     "torch._subclasses.functional_tensor.FunctionalTensorMode": "traces the ops for compilers under it",
 }
 CHECKS = {"torch._check_value", "torch._check_type", "torch._check_index"}  # documented, in spite of their names

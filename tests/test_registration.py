@@ -1,9 +1,8 @@
-"""The ops are good citizens of torch: pure, with fakes that tell the truth, one node each in an exported program that runs as they do."""
+"""The ops are good citizens of torch: pure, with fakes that tell the truth, and the same bits when compiled."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -115,92 +114,6 @@ def test_outputs_are_fresh(op: str, device: str) -> None:
         if first[0].numel():
             assert len(outputs) == 2 * len(first)
             assert not outputs & given
-
-
-class TwoLayers(torch.nn.Module):
-    """Two linear layers with fake-quantized weights and inputs; seeded stochastic rounding in the second; codes beside the result."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = torch.nn.Linear(64, 48), torch.nn.Linear(48, 40)
-
-    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
-        """The output of the second layer, its codes, their scales and their values."""
-        linear = torch.nn.functional.linear
-        x = linear(mx_ops.fake_quant(x, "mxfp8_e4m3"), mx_ops.mxfp4_fake_quant(self.first.weight), self.first.bias)
-        x = mx_ops.mxfp8_fake_quant(torch.relu(x), "e5m2", seed=mx_ops.fold_seed(seed, 1))
-        x = linear(x, mx_ops.fake_quant(self.second.weight, "mxfp4", scale_mode="rceil"), self.second.bias)
-        elements, scales = torch.ops.mx.quantize(x, "mxfp4", dim=0)
-        return x, elements, scales, torch.ops.mx.dequantize(elements, scales, "mxfp4", dim=0, dtype=torch.bfloat16)
-
-
-@pytest.fixture
-def model(device: str) -> Callable[..., tuple[Tensor, ...]]:
-    """The model, and its inputs as its attribute."""
-    torch.manual_seed(0)
-    model = TwoLayers().to(device)
-    model.inputs = (torch.randn(34, 64, device=device), torch.tensor([5], device=device))
-    return model
-
-
-def mx_nodes(program: torch.export.ExportedProgram) -> list[str]:
-    """The names of the ops of mx in a graph, in order."""
-    return [node.target.name() for node in program.graph.nodes if getattr(node.target, "namespace", "") == "mx"]
-
-
-NODES = ["mx::fake_quant", "mx::mxfp4_fake_quant", "mx::mxfp8_fake_quant", "mx::fake_quant", "mx::quantize", "mx::dequantize"]
-
-
-def test_export_keeps_each_call_as_one_node(model: TwoLayers) -> None:
-    """An exported program has one node a call, decomposed or not, and gives the model's bits."""
-    program = torch.export.export(model, model.inputs, strict=False)
-    for exported in (program, program.run_decompositions()):
-        assert sorted(mx_nodes(exported)) == sorted(NODES)
-        for have, want in zip(exported.module()(*model.inputs), model(*model.inputs)):
-            assert_same(have, want)
-
-
-def test_export_saves_and_loads(model: TwoLayers) -> None:
-    """A saved and loaded program has the same nodes and gives the same bits."""
-    program = torch.export.export(model, model.inputs, strict=False)
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
-    loaded = torch.export.load(file)
-    assert mx_nodes(loaded) == mx_nodes(program)
-    for have, want in zip(loaded.module()(*model.inputs), model(*model.inputs)):
-        assert_same(have, want)
-
-
-def test_export_with_dynamic_sizes(device: str) -> None:
-    """One program serves every number of rows, and every length of more than one block."""
-
-    class Chain(torch.nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-            elements, scales = torch.ops.mx.quantize(x, "mxfp8_e4m3", dim=1)
-            return mx_ops.fake_quant(x, "mxfp4"), elements, scales, mx_ops.dequantize(elements, scales, "mxfp8_e4m3", dim=1)
-
-    dynamic = {0: torch.export.Dim("rows", min=2), 1: torch.export.Dim("length", min=33)}
-    program = torch.export.export(Chain(), (wild((6, 42)).to(device),), dynamic_shapes=(dynamic,), strict=False)
-    for shape in ((6, 42), (3, 431), (31, 33), (2, 64)):
-        x = wild(shape).to(device)
-        for have, want in zip(program.module()(x), Chain()(x)):
-            assert_same(have, want)
-
-
-def test_export_with_unbacked_sizes(device: str) -> None:
-    """Sizes that only the data know may stand in any dim that is not blocked."""
-
-    class Chosen(torch.nn.Module):
-        def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
-            x = x[x[:, 0] > 0]
-            elements, scales = torch.ops.mx.quantize(x, "mxfp4", seed)
-            return mx_ops.fake_quant(x, "mxfp8_e5m2"), elements, scales, torch.ops.mx.dequantize(elements, scales, "mxfp4")
-
-    arguments = (wild((31, 42)).to(device), torch.tensor([1], device=device))
-    program = torch.export.export(Chosen(), arguments, strict=False)
-    for have, want in zip(program.module()(*arguments), Chosen()(*arguments)):
-        assert_same(have, want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
