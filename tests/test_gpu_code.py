@@ -43,4 +43,4 @@ if not INTERPRETED and not torch.cuda.is_available():  # where there is a GPU, t
         lines = start(True, "run", str(tmp_path / "codes"))
         assert {line["kernels"] for line in lines if "both ways" not in line["name"]} == {1}
         assert {line["kernels"] for line in lines if "both ways" in line["name"]} == {2}
-        assert len(lines) == 7 * (1 + 1 + 5)
+        assert len(lines) == 7 * (1 + 1 + 6)
