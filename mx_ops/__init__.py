@@ -17,6 +17,7 @@ from .functional import (
     mxfp8_fake_quant,
     mxfp8_forward,
     quantize,
+    quantize_both,
 )
 from .library import decompositions
 
@@ -39,4 +40,5 @@ __all__ = [
     "mxfp8_fake_quant",
     "mxfp8_forward",
     "quantize",
+    "quantize_both",
 ]

@@ -50,19 +50,22 @@ def keeps_blocks(length: int, parts: Sequence[int], block_size: int) -> bool:
     return all(start % block_size == 0 for start, own in zip(itertools.accumulate(lengths, initial=0), lengths) if own)
 
 
-def keep(placements: Sequence[Placement], mesh: DeviceMesh, length: int, dim: int, block_size: int) -> list[Placement]:
-    """The placements nearest to these under which every rank can work alone, mesh dim by mesh dim: all others become replicas."""
+def keep(placements: Sequence[Placement], mesh: DeviceMesh, lengths: dict[int, int], block_size: int) -> list[Placement]:
+    """The placements nearest to these under which every rank can work alone, mesh dim by mesh dim: all others become replicas.
+
+    ``lengths`` are those of the blocked dims, in values.
+    """
     dims = [getattr(placement, "dim", None) for placement in placements]
     # Placements like Shard that are none (a view makes them, and FSDP over tensor parallelism) split a dim out of order. Where there are
     # several, DTensor keeps the order apart from them, and a DTensor made of the same placements would be another one.
     unclear = {at for at, placement in zip(dims, placements) if type(placement) is not Shard and dims.count(at) > 1}
     kept: list[Placement] = []
-    parts: list[int] = []
+    parts: dict[int, list[int]] = {dim: [] for dim in lengths}
     for count, placement, at in zip(mesh.shape, placements, dims):
         alone = at not in unclear and not placement.is_partial()
-        if alone and at == dim:
-            alone = type(placement) is Shard and keeps_blocks(length, [*parts, count], block_size)
-            parts += [count] * alone
+        if alone and at in lengths:
+            alone = type(placement) is Shard and keeps_blocks(lengths[at], [*parts[at], count], block_size)
+            parts[at] += [count] * alone
         kept.append(placement if alone else Replicate())
     return kept
 
@@ -96,10 +99,11 @@ def distribute(
     with torch.no_grad():  # the gradient is the op's own, and it is above this
         whole = {name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for name, t in blocked.items()}
         call = function(**arguments | whole)
-        _, dim, block_size, *_ = call.rule
+        block_size = call.rule[2]
         if seed is None:
-            length = max(tensor.shape[dim] for tensor in call.tensors if tensor is not None)  # that of the values: nothing is longer
-            placements = keep(first.placements, mesh, length, dim, block_size)
+            tensors = [tensor for tensor in call.tensors if tensor is not None]
+            lengths = {dim: max(tensor.shape[dim] for tensor in tensors) for dim in call.blocked}  # of the values: nothing is longer
+            placements = keep(first.placements, mesh, lengths, block_size)
         else:
             placements = [Replicate()] * mesh.ndim
             arguments["seed"] = agree(seed, mesh)
@@ -114,6 +118,13 @@ def distribute(
 
 # `torch.distributed.tensor.experimental.register_sharding` would not do: DTensor then caches what a call gives by its tensors and ints,
 # not by its format, so that a second format gets the shapes of the first; and a rule for one dim of a mesh does not see the others.
-for function in (library.quantize, library.dequantize, library.fake_quant, library.mxfp4_fake_quant, library.mxfp8_fake_quant):
+for function in (
+    library.quantize,
+    library.quantize_both,
+    library.dequantize,
+    library.fake_quant,
+    library.mxfp4_fake_quant,
+    library.mxfp8_fake_quant,
+):
     rule = functools.partial(distribute, function, inspect.getfullargspec(function).args)
     torch.library.register_torch_dispatch(f"mx::{function.__name__}", DTensor, rule, lib=library.library)

@@ -15,7 +15,7 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Format:
     """A row of the table: an element type, and how blocks of it are stored.
 

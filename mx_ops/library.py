@@ -71,6 +71,12 @@ class Call(NamedTuple):
     rule: tuple
     outputs: Any  # a Tensor, or a tuple of them
 
+    @property
+    def blocked(self) -> tuple[int, ...]:
+        """The dims along which blocks lie."""
+        dim = self.rule[1]
+        return (dim, dim - 1) if self.name == "quantize_both" else (dim,)
+
     def run(self, traced: bool = False) -> Any:
         """Fill the outputs: by the kernel where the device has one that takes these shapes, else by the reference."""
         kernels = None if traced and fuses(self) else kernels_for(self.tensors[0].device.type)
@@ -87,7 +93,8 @@ def fuses(call: Call) -> bool:
 
     - two codes a byte Inductor packs at 0.24 to 0.42, the kernel at 0.96;
     - along a dim that is not innermost in memory, or whose last block may be short, it makes two kernels, which both read the input;
-    - random numbers it makes in a kernel of their own, and stores and loads 4 bytes an element for them.
+    - random numbers it makes in a kernel of their own, and stores and loads 4 bytes an element for them;
+    - blocks along two dims it makes in two kernels at least.
 
     The last two are read off the code that torch 2.13 generates. Along an innermost dim that comes to 18 to 20 instructions an element of
     fake_quant, a consumer included, for sm_90, where a copy of bfloat16 leaves time for about 38.
@@ -96,6 +103,8 @@ def fuses(call: Call) -> bool:
         return config.lowering == "aten"
     if call.name == "dequantize":
         return True
+    if call.name == "quantize_both":
+        return False
     x, *_, seed = call.tensors
     fmt, dim, block_size, _ = call.rule
     packs = call.name == "quantize" and fmt.codes_per_byte > 1
@@ -191,6 +200,20 @@ def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> 
     return like.new_empty([*others, length], dtype=dtype).movedim(-1, rule.dim)
 
 
+def empty_codes(x: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Elements and scales for x. Raises ValueError where its length does not fill whole bytes."""
+    length, per_byte = x.shape[rule.dim], rule.fmt.codes_per_byte
+    torch._check_value(
+        length % per_byte == 0,
+        lambda: (
+            f"{rule.fmt.name} packs {per_byte} elements a byte, so the length {length} of dim {rule.dim} must be even: pad the input,"
+            " or use fake_quant, which takes any length"
+        ),
+    )
+    elements = empty_blocked(x, rule, length // per_byte, torch.uint8)
+    return elements, empty_blocked(x, rule, count_blocks(length, rule), torch.uint8)
+
+
 functions: dict[Any, Callable[..., Call]] = {}  # by op, below
 
 
@@ -238,16 +261,20 @@ def op(schema: str, derivative: Callable | None = None) -> Callable[[Callable[..
         library.impl(name, lambda *args, **kwargs: function(*args, **kwargs).run(), "CompositeExplicitAutograd")
         torch.library.register_fake(f"mx::{name}", lambda *args, **kwargs: function(*args, **kwargs).outputs, lib=library)
         overload = getattr(torch.ops.mx, name).default
+        has_dim = any(argument.name == "dim" for argument in overload._schema.arguments)
         seed_at = next((i for i, argument in enumerate(overload._schema.arguments) if argument.name == "seed"), sys.maxsize)
 
         def vmap(info: Any, in_dims: tuple, *args: Any, dim: int = -1, **kwargs: Any) -> tuple[Any, Any]:
-            return batch(functools.partial(overload, **kwargs), info.batch_size, in_dims, args, dim, seed_at)
+            def call(*args: Any, dim: int) -> Any:
+                return overload(*args, **kwargs, **({"dim": dim} if has_dim else {}))
+
+            return batch(call, info.batch_size, in_dims, args, dim, seed_at)
 
         torch.library.register_vmap(f"mx::{name}", vmap, lib=library)
         torch.library.register_torch_dispatch(f"mx::{name}", FunctionalTensorMode, functools.partial(lower, function), lib=library)
         triton_ops_to_kernels[f"mx::{name}"] = [Digest()]
         if derivative is not None:
-            library.impl(name, derivative(overload), "Autograd", with_keyset=True)
+            library.impl(name, derivative(overload, function), "Autograd", with_keyset=True)
         functions[overload] = function
         return function
 
@@ -285,11 +312,29 @@ def name_dtypes() -> None:
             DTYPE_TO_ATEN.setdefault(dtype, f"at::k{name}")
 
 
-def straight_through(overload: Any) -> Callable:
+class StraightThrough(torch.autograd.Function):
+    """What a call gives, with the derivative of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """The values."""
+        return run(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The gradient, as it comes."""
+        return grad, None
+
+
+DEVICE_KEYS = (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.CPU, torch._C.DispatchKey.XPU)
+
+
+def straight_through(overload: Any, function: Callable[..., Call]) -> Callable:
     """The kernel for autograd of every fake_quant: derivatives are those of the identity, in both modes, and under torch.func.
 
     What `torch.library.register_autograd` would register knows backward alone: in forward mode it gives zeros without a word, and under
-    torch.func an error. It is faster, and serves where it suffices.
+    torch.func an error. It serves where it suffices. And where nothing but the device is left to dispatch to (no mode, no subclass, no
+    transform) the call runs right here: to go back to the dispatcher takes as long as a launch.
     """
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -298,7 +343,13 @@ def straight_through(overload: Any) -> Callable:
     implementation = make_autograd_impl(overload, Info(backward, None))
 
     def autograd(keyset: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not torch._C._are_functorch_transforms_active() and forward_ad.unpack_dual(input).tangent is None:
+        transformed = torch._C._are_functorch_transforms_active()
+        dual = forward_ad._current_level >= 0
+        if not (transformed or dual) and (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in DEVICE_KEYS:
+            if input.requires_grad and torch.is_grad_enabled():
+                return StraightThrough.apply(input, lambda input: function(input, *args, **kwargs).run())
+            return function(input, *args, **kwargs).run()
+        if not transformed and (not dual or forward_ad.unpack_dual(input).tangent is None):
             return implementation(keyset, input, *args, **kwargs)
         with torch.no_grad():
             values = implementation(keyset, input, *args, **kwargs)
@@ -334,17 +385,21 @@ def batch(op: Callable, size: int, in_dims: tuple[int | None, ...], args: tuple,
 def quantize(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
     rule = resolve(input.ndim, format, dim, block_size, scale_mode, seed is not None)
     check_input(input, seed, tensor_scale, rule.fmt)
-    length, per_byte = input.shape[rule.dim], rule.fmt.codes_per_byte
-    torch._check_value(
-        length % per_byte == 0,
-        lambda: (
-            f"{rule.fmt.name} packs {per_byte} elements a byte, so the length {length} of dim {rule.dim} must be even: pad the input,"
-            " or use fake_quant, which takes any length"
-        ),
-    )
-    elements = empty_blocked(input, rule, length // per_byte, torch.uint8)
-    scales = empty_blocked(input, rule, count_blocks(length, rule), torch.uint8)
-    return Call("quantize", (input, elements, scales, seed), rule, (elements, scales))
+    codes = empty_codes(input, rule)
+    return Call("quantize", (input, *codes, seed), rule, codes)
+
+
+@op(
+    "quantize_both(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *, int? block_size=None, str? scale_mode=None)"
+    " -> (Tensor elements, Tensor scales, Tensor elements_t, Tensor scales_t)"
+)
+def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=None, scale_mode=None) -> Call:
+    if input.ndim < 2:
+        raise IndexError(f"quantize_both takes blocks along the last two dims, and this tensor's rank is {input.ndim}: use quantize")
+    rule = resolve(input.ndim, format, -1, block_size, scale_mode, seed is not None)
+    check_input(input, seed, tensor_scale, rule.fmt)
+    codes = (*empty_codes(input, rule), *empty_codes(input, rule._replace(dim=rule.dim - 1)))
+    return Call("quantize_both", (input, *codes, seed), rule, codes)
 
 
 @op(

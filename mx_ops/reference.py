@@ -2,7 +2,7 @@
 
 The functions up to `scale_blocks` are the rules themselves, in the order in which a value meets them; `kernels/numerics.py` has the
 same functions under the same names. Bits are handled as int32, and all arithmetic is float32 or int32 and exact but for the one
-rounding that each rule is about. The last three functions are the ops: they fill the outputs that they are given. Traced, for a
+rounding that each rule is about. The last four functions are the ops: they fill the outputs that they are given. Traced, for a
 compiler, they are what Inductor fuses with an op's neighbours: they then work on whole tensors, whose sizes may be symbols.
 """
 
@@ -257,6 +257,24 @@ def quantize(
         part.copy_(_unblocks(pack(code, fmt).to(torch.uint8), part.shape[-1]))
         part = _part(scales, piece, dim, block_size)
         part.copy_(byte.squeeze(-1)[..., : part.shape[-1]])
+
+
+def quantize_both(
+    x: Tensor,
+    elements: Tensor,
+    scales: Tensor,
+    elements_t: Tensor,
+    scales_t: Tensor,
+    seed: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    threshold: int,
+    traced: bool = False,
+) -> None:
+    """`quantize` along a dim and along the one before it."""
+    quantize(x, elements, scales, seed, fmt, dim, block_size, threshold, traced)
+    quantize(x, elements_t, scales_t, seed, fmt, dim - 1, block_size, threshold, traced)
 
 
 def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int, traced: bool = False) -> None:

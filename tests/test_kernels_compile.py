@@ -48,11 +48,13 @@ def compile(target, kernel, args, kwargs):
 def launch(op, format, dtype, shape, order, dim, seeded):
     fmt, seed = get_format(format), torch.zeros(1, dtype=torch.int64) if seeded else None
     x = torch.zeros([shape[d] for d in order], dtype=getattr(torch, dtype)).permute([order.index(d) for d in range(len(order))])
-    elements, scales = torch.empty(0), torch.empty(0)
-    if op != "fake_quant":
-        elements, scales = torch.ops.mx.quantize(torch.zeros(shape, device="meta"), format, dim=dim)
-        elements, scales = torch.empty_like(elements, device="cpu"), torch.empty_like(scales, device="cpu")
-    inputs = {"fake_quant": (x, torch.empty_like(x), seed), "quantize": (x, elements, scales, seed), "dequantize": (elements, scales, x)}
+    codes = [torch.empty_like(t, device="cpu") for d in (dim, dim - 1) for t in torch.ops.mx.quantize(x.to("meta"), format, dim=d)]
+    inputs = {
+        "fake_quant": (x, torch.empty_like(x), seed),
+        "quantize": (x, *codes[:2], seed),
+        "quantize_both": (x, *codes, seed),
+        "dequantize": (*codes[:2], torch.empty_like(x)),
+    }
     threshold = () if op == "dequantize" else (get_threshold(fmt, None, seeded),)
     assert getattr(kernels, op)(*inputs[op], fmt, dim, 32, *threshold)
 
@@ -64,6 +66,8 @@ for number, case in enumerate(cases):
     machine = asm["ptx" if target[0] == "cuda" else "amdgcn"]
     print(json.dumps({
         "op": case[0],
+        "kernel": launches[-1][0].__name__,
+        "rows_innermost": launches[-1][2].get("ROWS_INNERMOST", launches[-1][0].__name__ == "quantize_both_kernel"),
         "axis": launches[-1][2].get("AXIS") if case[6] else None,
         "stores": asm["ttir"].count("tt.store"),
         "maxima": asm["ttir"].count("arith.maximumf"),
@@ -72,25 +76,39 @@ for number, case in enumerate(cases):
     }))
 """
 
-# op, format, dtype, shape, order of its dims in memory, dim, seeded. Not every combination, but each kernel with each format and each
-# dtype, with masks and without; and random numbers along either axis of a tile, or along neither.
-LAYOUTS = [((64, 1024), (0, 1)), ((42, 122), (1, 0)), ((6, 40, 34), (2, 0, 1))]
+# op, format, dtype, shape, order of its dims in memory, dim, seeded. Not every combination, but each op with each format, with each dtype
+# and with each way its elements lie in memory: side by side, across, with ragged rows, and with more dims than two. Then random numbers
+# along either axis of a tile, or along neither.
+LAYOUTS = [((64, 1024), (0, 1), 1), ((64, 1024), (0, 1), 0), ((42, 122), (0, 1), 1), ((6, 40, 34), (2, 0, 1), 0)]
 AXES = {2: ((64, 1024), (0, 1), 1), 0: ((64, 1024), (0, 1), 0), -1: ((64, 42, 8), (2, 0, 1), 0)}
 DTYPES = ("float32", "bfloat16", "float16")
+FORMATS = list(mx_ops.FORMATS)
 CASES = [
     *(
-        (op, format, DTYPES[(i + j) % 3], *LAYOUTS[j % 3], 0, False)
-        for i, op in enumerate(("fake_quant", "quantize", "dequantize"))
-        for j, format in enumerate(mx_ops.FORMATS)
+        (op, FORMATS[k % len(FORMATS)], DTYPES[k % 3], *LAYOUTS[k % len(LAYOUTS)], False)
+        for op in ("fake_quant", "quantize", "dequantize")
+        for k in range(max(len(FORMATS), len(LAYOUTS)))
     ),
-    *(("fake_quant", format, dtype, (64, 1024), (0, 1), 1, False) for format, dtype in zip(itertools.cycle(mx_ops.FORMATS), DTYPES)),
+    *(("quantize_both", format, dtype, (64, 1024), (0, 1), 1, seeded) for format, dtype, seeded in zip(FORMATS, DTYPES, (False, True))),
     *(
         (op, format, dtype, *AXES[axis], True)
         for (op, axis), format, dtype in zip(
-            itertools.product(("fake_quant", "quantize"), AXES), itertools.cycle(mx_ops.FORMATS), itertools.cycle(DTYPES[1:])
+            itertools.product(("fake_quant", "quantize"), AXES), itertools.cycle(FORMATS), itertools.cycle(DTYPES[1:])
         )
     ),
 ]
+# Stores, by whether a tile's rows are its innermost axis; and maxima of floats, of a block: NaN if anything is, which the interpreter
+# takes otherwise.
+STORES = {
+    "fake_quant_kernel": {False: 1},
+    "fake_quant_pieces_kernel": {False: 1, True: 8},
+    "quantize_kernel": {False: 2},
+    "quantize_pieces_kernel": {False: 2, True: 2},
+    "quantize_both_kernel": {True: 11},
+    "dequantize_kernel": {False: 1},
+    "dequantize_pieces_kernel": {False: 1},
+}
+MAXIMA = {"fake_quant_kernel": 1, "quantize_kernel": 1, "quantize_both_kernel": 8}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -113,8 +131,10 @@ def test_every_kernel_compiles(name: str, tmp_path: pathlib.Path) -> None:
     assert len(results) == len(CASES)
     for result in results:
         assert result["binary"] > 1000
-        assert result["stores"] == (2 if result["op"] == "quantize" else 1)
+        assert result["stores"] == STORES[result["kernel"]][result["rows_innermost"]], result
+        assert result["maxima"] == MAXIMA.get(result["kernel"], 0), result
         assert not result["fp8"]
-        assert result["maxima"] == (result["op"] != "dequantize")  # of a block: NaN if anything is, which the interpreter takes otherwise
-    axes = {(result["op"], result["axis"]) for result in results}
-    assert axes == {*itertools.product(("fake_quant", "quantize"), (None, 2, 0, -1)), ("dequantize", None)}
+    kernels = {(result["kernel"], result["rows_innermost"]) for result in results}
+    assert kernels == {(kernel, innermost) for kernel, stores in STORES.items() for innermost in stores}
+    axes = {(result["op"], result["axis"]) for result in results if result["axis"] is not None}
+    assert axes == {*itertools.product(("fake_quant", "quantize"), (2, 0, -1)), ("quantize_both", 0)}

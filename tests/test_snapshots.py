@@ -15,7 +15,7 @@ from torch._dynamo.testing import AotEagerAndRecordGraphs
 
 import mx_ops
 
-OPS = ("quantize", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant")
+OPS = ("quantize", "quantize_both", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant")
 
 
 def print_graph(program: torch.export.ExportedProgram) -> str:
@@ -62,6 +62,9 @@ class TestSnapshots(TestCase):
 mx::quantize(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None,
     *, int dim=-1, int? block_size=None, str? scale_mode=None)
     -> (Tensor elements, Tensor scales)
+mx::quantize_both(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None,
+    *, int? block_size=None, str? scale_mode=None)
+    -> (Tensor elements, Tensor scales, Tensor elements_t, Tensor scales_t)
 mx::dequantize(Tensor elements, Tensor scales, str format, Tensor? tensor_scale=None,
     *, int dim=-1, int? block_size=None, ScalarType dtype=6)
     -> Tensor

@@ -1,7 +1,8 @@
-"""The rules in Triton: device functions in `numerics`, the grid in `tiling`, and a file per op with its kernel and its launcher."""
+"""The rules in Triton: device functions in `numerics` and `pieces`, the grid in `tiling`, and a file per op: its kernels and launcher."""
 
 from .dequantize import dequantize
 from .fake_quant import fake_quant
 from .quantize import quantize
+from .quantize_both import quantize_both
 
-__all__ = ["dequantize", "fake_quant", "quantize"]
+__all__ = ["dequantize", "fake_quant", "quantize", "quantize_both"]

@@ -143,21 +143,27 @@ def with_sign(value, sign_bits):
 
 
 @triton.jit
-def pack(codes, BITS: tl.constexpr, CODES_PER_BYTE: tl.constexpr):
-    if CODES_PER_BYTE == 2:
-        low, high = tl.split(tl.reshape(codes, codes.shape[0], codes.shape[1], codes.shape[2] // 2, 2))
-        return low | (high << BITS)
-    else:
-        return codes
+def sign_of_code(x, BITS: tl.constexpr):
+    """The sign bit of x's code."""
+    return (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))
 
 
 @triton.jit
-def unpack(packed, BITS: tl.constexpr, CODES_PER_BYTE: tl.constexpr):
-    if CODES_PER_BYTE == 2:
-        codes = tl.join(packed & ((1 << BITS) - 1), packed >> BITS)
-        return tl.reshape(codes, packed.shape[0], packed.shape[1], packed.shape[2] * 2)
-    else:
-        return packed
+def pack(codes, CODES_PER_BYTE: tl.constexpr):
+    """Codes along the last axis as words of eight, in which they lie in memory as in the reference's bytes."""
+    WORD: tl.constexpr = tl.int64 if CODES_PER_BYTE == 1 else tl.int32
+    shift = ((tl.arange(0, codes.shape[2]) & 7) * (8 // CODES_PER_BYTE))[None, None, :]
+    shifted = codes.to(WORD) << shift.to(WORD)
+    return tl.sum(tl.reshape(shifted, codes.shape[0], codes.shape[1], codes.shape[2] // 8, 8), 3)
+
+
+@triton.jit
+def unpack(words, CODES_PER_BYTE: tl.constexpr):
+    """The inverse of `pack`."""
+    BITS: tl.constexpr = 8 // CODES_PER_BYTE
+    shift = (tl.arange(0, 8) * BITS)[None, None, None, :].to(words.dtype)
+    codes = ((tl.expand_dims(words, 3) >> shift) & ((1 << BITS) - 1)).to(tl.int32)
+    return tl.reshape(codes, words.shape[0], words.shape[1], words.shape[2] * 8)
 
 
 @triton.jit
@@ -171,6 +177,15 @@ def words_in_order(w0, w1, w2, w3):
     """Four words as eight half-words, in a new last axis."""
     words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # [.., 2, 2], in row-major order w0 w1 w2 w3
     return tl.join(words & 0xFFFF, words >> 16)
+
+
+@triton.jit
+def random_at(seed, position):
+    """16 random bits for each position, by a Philox of its own."""
+    w0, w1, w2, w3 = philox(seed, position >> 3)
+    half = (position & 7).to(tl.int32)
+    word = tl.where(half < 4, tl.where(half < 2, w0, w1), tl.where(half < 6, w2, w3))
+    return ((word >> ((half & 1) * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32)
 
 
 @triton.jit
@@ -188,29 +203,17 @@ def random_bits(
 
     A place is a position in row-major order, each row of x rounded up to a multiple of eight: so place // 8 is the counter and
     place % 8 the half-word. The tile's first element is at ``place``, its next row ``row_stride`` places on, its next element
-    ``element_stride``. AXIS is the axis of the tile along which places are neighbours, 2 for elements, 0 for rows: there one Philox
-    serves eight elements. -1 is neither (x's last dim lies across the tile's programs): each element makes its own.
+    ``element_stride``. AXIS 2 says that places are neighbours along elements, where one Philox then serves eight of them.
     """
     if AXIS == 2:
         groups = tl.arange(0, BLOCKS)[None, :, None] * (BLOCK // 8) + tl.arange(0, BLOCK // 8)[None, None, :]
         counter = (place >> 3) + tl.arange(0, ROWS)[:, None, None].to(tl.int64) * (row_stride >> 3) + groups
         w0, w1, w2, w3 = philox(seed, counter)
-        bits = tl.reshape(words_in_order(w0, w1, w2, w3), ROWS, BLOCKS, BLOCK)
+        return tl.reshape(words_in_order(w0, w1, w2, w3), ROWS, BLOCKS, BLOCK).to(tl.int32)
     else:
         element = tl.arange(0, BLOCKS)[None, :, None] * BLOCK + tl.arange(0, BLOCK)[None, None, :]
-        if AXIS == 0:
-            groups = tl.arange(0, ROWS // 8)[:, None, None]
-            counter = (place >> 3) + groups + element.to(tl.int64) * (element_stride >> 3)
-            w0, w1, w2, w3 = philox(seed, counter)
-            halves = words_in_order(w0, w1, w2, w3)
-            bits = tl.reshape(tl.permute(halves, 0, 3, 4, 5, 1, 2), ROWS, BLOCKS, BLOCK)
-        else:
-            position = place + tl.arange(0, ROWS)[:, None, None].to(tl.int64) * row_stride + element.to(tl.int64) * element_stride
-            w0, w1, w2, w3 = philox(seed, position >> 3)
-            half = (position & 7).to(tl.int32)
-            word = tl.where(half < 4, tl.where(half < 2, w0, w1), tl.where(half < 6, w2, w3))
-            bits = (word >> ((half & 1) * 16).to(tl.uint32)) & 0xFFFF
-    return bits.to(tl.int32)
+        rows = tl.arange(0, ROWS)[:, None, None].to(tl.int64) * row_stride
+        return random_at(seed, place + rows + element.to(tl.int64) * element_stride)
 
 
 @triton.jit
@@ -220,12 +223,17 @@ def larger(a, b):
 
 
 @triton.jit
+def block_maximum(magnitude, AXIS: tl.constexpr):
+    """The bits of the largest magnitude along an axis, which stays."""
+    if INTERPRETED:  # Triton's interpreter calls a function of ours once an element; bits of magnitudes are in the order of the floats
+        return tl.max(as_bits(magnitude), AXIS, keep_dims=True)
+    else:
+        return as_bits(tl.reduce(magnitude, AXIS, larger, keep_dims=True))
+
+
+@triton.jit
 def scale_blocks(x, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
     magnitude = tl.abs(x)  # as floats: abs is then a free modifier of both instructions that read it
-    if INTERPRETED:  # Triton's interpreter calls a function of ours once an element; bits of magnitudes are in the order of the floats
-        amax_bits = tl.max(as_bits(magnitude), 2, keep_dims=True)
-    else:
-        amax_bits = as_bits(tl.reduce(magnitude, 2, larger, keep_dims=True))
-    byte = scale_byte(amax_bits, EMAX, THRESHOLD)
+    byte = scale_byte(block_maximum(magnitude, 2), EMAX, THRESHOLD)
     y = magnitude * inverse_scale(byte)
     return byte, y, grid_exponent(as_bits(y), EMIN)

@@ -7,16 +7,29 @@ import triton.language as tl
 from torch import Tensor
 
 from ..formats import Format
-from .launch import launch
-from .numerics import as_bits, pack, random_bits, round_to_code, scale_blocks, to_float32
-from .tiling import View, inside, lanes, places, program_tile
+from ..symbols import known
+from .launch import Launch, launch, prepare, quantum
+from .numerics import (
+    as_bits,
+    grid_exponent,
+    inverse_scale,
+    pack,
+    random_bits,
+    round_to_code,
+    scale_blocks,
+    sign_of_code,
+    to_float32,
+)
+from .pieces import PIECES, by_rows, load_pieces, matrix_axes, random_piece, scale_pieces, shared_words, store_codes, tile_axes
+from .tiling import COUNTS, Tile, View, inside, lanes, left, places, plan, program_tile
 
-# Elements in a tile. Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy: MXFP4 0.99, against 0.93 with
-# 2048; MXFP8 1.01 with either; along dim 0 0.68 and 0.82, against 0.46 and 0.78.
-TILE = 4096
+# Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along: MXFP8 1.00, with 4096 0.96; MXFP4 0.94,
+# with 8192 0.93. Across, with the next blocks in the next program, 0.88 and 0.83; with the next rows 0.86 and 0.84.
+ALONG = 8192  # over the codes in a byte
+ACROSS = 4096
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def quantize_kernel(
     x_ptr,
     elements_ptr,
@@ -66,27 +79,19 @@ def quantize_kernel(
     WIDE: tl.constexpr,
 ):
     first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST, OUTER)
-    first_byte, first_block = first // CODES_PER_BYTE, first // BLOCK
     row = lanes(ROWS, 0, WIDE)
     block = lanes(BLOCKS, 1, WIDE)
     element = block * BLOCK + lanes(BLOCK, 2, WIDE)
-    byte = block * (BLOCK // CODES_PER_BYTE) + lanes(BLOCK // CODES_PER_BYTE, 2, WIDE)
-    if CODES_PER_BYTE == 2:
-        # Said to be contiguous by fours, bytes are stored from where they are made. Else Triton wants 16 a thread, and trades codes between
-        # threads through shared memory to get them: 0.96 of a copy, against 0.99.
-        byte = tl.max_contiguous(byte, [1, 1, 4])
     x_ptr += first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c
-    elements_ptr += first_byte * elements_length + first_row * elements_row + a * elements_a + b * elements_b + c * elements_c
-    scales_ptr += first_block * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c
+    elements_ptr += first // CODES_PER_BYTE * elements_length + first_row * elements_row + a * elements_a + b * elements_b + c * elements_c
+    scales_ptr += first // BLOCK * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c
     place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
 
     if MASKED:
         x_mask = inside(row, element, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
-        byte_mask = inside(row, byte * CODES_PER_BYTE, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
         block_mask = inside(row, block * BLOCK, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
         x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length), mask=x_mask, other=0))
     else:
-        byte_mask = None
         block_mask = None
         x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
     scale, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
@@ -94,11 +99,144 @@ def quantize_kernel(
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-    code |= (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))
+    code |= sign_of_code(x, BITS)
     code = tl.where(scale == 255, NAN_CODE, code)
-    packed = pack(code, BITS, CODES_PER_BYTE)
-    tl.store(elements_ptr + (row * elements_row + byte * elements_length), packed.to(tl.uint8), mask=byte_mask)
+    UNIT: tl.constexpr = 8 if CODES_PER_BYTE > 1 else 1  # codes that are stored as one
+    if CODES_PER_BYTE > 1:
+        stored = pack(code, CODES_PER_BYTE)
+        elements_ptr = elements_ptr.to(tl.pointer_type(stored.dtype), bitcast=True)
+        elements_row = elements_row // (8 // CODES_PER_BYTE)  # as many bytes are in a word
+    else:
+        stored = code.to(tl.uint8)
+    unit = block * (BLOCK // UNIT) + lanes(BLOCK // UNIT, 2, WIDE)
+    if MASKED:
+        unit_mask = inside(row, unit * UNIT, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
+    else:
+        unit_mask = None
+    tl.store(elements_ptr + (row * elements_row + unit * elements_length), stored, mask=unit_mask)
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def quantize_pieces_kernel(
+    x_ptr,
+    elements_ptr,
+    scales_ptr,
+    seed_ptr,  # None rounds to nearest
+    length,
+    rows,
+    length_tiles,
+    row_tiles,
+    size_a,
+    size_b,
+    x_length,
+    x_row,
+    x_a,
+    x_b,
+    x_c,
+    elements_length,  # from one byte to the next, however many codes it holds
+    elements_row,
+    elements_a,
+    elements_b,
+    elements_c,
+    scales_length,  # from one block to the next
+    scales_row,
+    scales_a,
+    scales_b,
+    scales_c,
+    place_length,
+    place_row,
+    place_a,
+    place_b,
+    place_c,
+    THRESHOLD: tl.constexpr,
+    BITS: tl.constexpr,
+    CODES_PER_BYTE: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    LARGEST_CODE: tl.constexpr,
+    NAN_CODE: tl.constexpr,
+    WORDS: tl.constexpr,  # whether every row's codes start at a multiple of eight of them
+    AXIS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ROWS_FIRST: tl.constexpr,
+    ROWS_INNERMOST: tl.constexpr,
+    OUTER: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST, OUTER)
+    rows_left, elements_left = left(first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
+    row, group = tile_axes(ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, WIDE)
+    x_ptr += first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c
+    elements_ptr += first // CODES_PER_BYTE * elements_length + first_row * elements_row + a * elements_a + b * elements_b + c * elements_c
+    scales_ptr += first // BLOCK * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c
+    place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
+
+    pieces = load_pieces(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
+    scale = scale_pieces(pieces, THRESHOLD, EMAX, ROWS_INNERMOST)
+    inverse = inverse_scale(scale)
+    if AXIS is not None:
+        seed, words = shared_words(seed_ptr, place, row, group, place_row, AXIS)
+    codes = ()
+    for j in tl.static_range(PIECES):
+        x = to_float32(pieces[j])
+        y = tl.abs(x) * inverse
+        random = None
+        if AXIS is not None:
+            random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
+        code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
+        code = tl.where(scale == 255, NAN_CODE, code | sign_of_code(x, BITS))
+        codes = codes + (code,)
+    COLUMNS: tl.constexpr = BLOCKS * BLOCK
+    store_codes(
+        elements_ptr,
+        codes,
+        elements_row,
+        elements_length,
+        rows_left,
+        elements_left,
+        CODES_PER_BYTE,
+        WORDS,
+        ROWS,
+        COLUMNS,
+        ROWS_INNERMOST,
+        MASKED,
+        WIDE,
+    )
+    row, block = matrix_axes(ROWS, BLOCKS, WIDE)
+    pointer = scales_ptr + (row * scales_row + block * scales_length)
+    scale = by_rows(scale, ROWS, BLOCKS, ROWS_INNERMOST).to(tl.uint8)
+    if MASKED:
+        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left))
+    else:
+        tl.store(pointer, scale)
+
+
+def find(
+    x: Tensor,
+    elements: Tensor,
+    scales: Tensor,
+    seed: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    threshold: int,
+    aligned: bool,
+) -> Launch | None:
+    """The launch for these tensors; None if their shape is beyond the kernels."""
+    views = (View(x.stride()), View(elements.stride(), fmt.codes_per_byte), View(scales.stride(), block_size))
+    tile = Tile(along=ALONG // fmt.codes_per_byte, across=ACROSS, rows_first=False)
+    words = known(x.shape[dim] % 8 == 0)  # rows of codes then start at multiples of eight: nothing is between them
+    row_quantum = quantum(x, aligned and (words or fmt.codes_per_byte == 1))
+    found = plan(x.shape, dim, block_size, tile, views, row_quantum, places(x.shape, seed is not None))
+    if found is None:
+        return None
+    kernel = quantize_pieces_kernel if found.in_pieces else quantize_kernel
+    return prepare(kernel, found, fmt, THRESHOLD=threshold, WORDS=words)
 
 
 def quantize(
@@ -112,21 +250,5 @@ def quantize(
     threshold: int,
     traced: bool = False,
 ) -> bool:
-    """Fill elements and scales; False if the shape is beyond the kernel."""
-    return launch(
-        quantize_kernel,
-        (x, elements, scales, seed),
-        (
-            View(x.stride()),
-            View(elements.stride(), fmt.codes_per_byte),
-            View(scales.stride(), block_size),
-        ),
-        x.shape,
-        dim,
-        block_size,
-        fmt,
-        TILE,
-        places(x.shape, seed is not None),
-        traced,
-        THRESHOLD=threshold,
-    )
+    """Fill elements and scales; False if the shape is beyond the kernels."""
+    return launch(find, (x, elements, scales, seed), (fmt, dim, block_size, threshold), traced)

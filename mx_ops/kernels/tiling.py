@@ -18,12 +18,11 @@ import triton.language as tl
 from ..symbols import known
 
 OUTER_DIMS = 3  # a, b and c
+COUNTS = ["length_tiles", "row_tiles", "size_a", "size_b"]  # what a kernel gains nothing by being compiled for
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. With 16 elements a thread fake_quant reaches 1.00 and
-# 0.99 stochastic; with 8, 1.00 and 0.81; with 32, 0.98 and 0.89. Where two codes share a byte a thread wants twice as many. Where rows are
-# innermost in memory, one warp with 64 of them keeps every block's maximum within a warp: 0.99, against 0.94 with four warps.
+# 0.99 stochastic; with 8, 1.00 and 0.81; with 32, 0.98 and 0.89. Where two codes share a byte a thread wants twice as many.
 ELEMENTS_A_THREAD = 16
-ROWS_INNERMOST = 64
 
 
 class View(NamedTuple):
@@ -33,19 +32,40 @@ class View(NamedTuple):
     unit: int = 1
 
 
-class Plan(NamedTuple):
-    """A launch: its grid, and the kernel's arguments after the pointers."""
+class Tile(NamedTuple):
+    """How an op's tensors are cut: how many elements a tile has, by where they are in memory."""
 
-    grid: tuple[int]
+    along: int  # where elements are side by side, and rows start at multiples of 16 bytes
+    across: int  # where rows are side by side
+    rows: int = 64  # of a tile there
+    rows_first: bool = True  # whether the next program there has the next rows, or the next blocks
+    ragged: int = 1024  # elsewhere
+
+
+class Plan(NamedTuple):
+    """A launch: its programs and warps, and the kernel's arguments after the pointers."""
+
+    programs: int
+    warps: int
     sizes_and_strides: tuple[int, ...]  # length, rows, tiles of each, size_a, size_b; then length, rows, a, b, c of each view
     constants: dict[str, Any]
+    in_pieces: bool
 
 
-def plan(shape: tuple[int, ...], dim: int, block_size: int, tile: int, views: tuple[View, ...], places: View | None) -> Plan | None:
+def plan(
+    shape: tuple[int, ...],
+    dim: int,
+    block_size: int,
+    tile: Tile,
+    views: tuple[View, ...],
+    row_quantum: int,
+    places: View | None = None,
+) -> Plan | None:
     """How to cover a tensor of this shape; None if more of its dims refuse to merge than a kernel has room for.
 
-    The first view is the one whose memory order the tiles follow. Sizes and strides may be symbols: what is not known of them the plan
-    does without, so that it serves all their values.
+    The first view is that of the tensor that is read, whose memory order the tiles follow. Where its rows start at multiples of
+    ``row_quantum`` entries a thread may read 16 bytes at once; 0 says that they do not, wherever the strides lead. Sizes and strides may be
+    symbols: what is not known of them the plan does without, so that it serves all their values.
     """
     views = (*views, places) if places else views
     length, length_strides = shape[dim], [view.strides[dim] for view in views]
@@ -58,31 +78,44 @@ def plan(shape: tuple[int, ...], dim: int, block_size: int, tile: int, views: tu
     if len(outer) > OUTER_DIMS:
         return None
 
-    axis = None
-    if places and places.strides[-1]:
-        axis = 2 if known(length_strides[-1] == 1) else 0 if known(row_strides[-1] == 1) else -1
     rows_first = known(rows > 1) and known(row_strides[0] < length_strides[0])
-    tile_blocks, tile_rows = _tile(tile, length, rows, block_size, rows_first, fewest_rows=8 if axis == 0 else 1)
-    packed = max(view.unit for view in views if view.unit < block_size)
-    threads = 32 if rows_first else tile_rows * tile_blocks * block_size // (ELEMENTS_A_THREAD * packed)
+    rows_innermost = rows_first and known(row_strides[0] == 1)
+    starts = [row_strides[0], *(strides[0] for _, strides in outer)]
+    aligned = row_quantum > 0 and all(known(start % row_quantum == 0) for start in starts)
+    in_pieces = not (aligned and known(length_strides[0] == 1))
+    if rows_innermost:
+        tile_rows = min(tile.rows, max(8, _power_of_2(rows)))
+        tile_blocks = min(_power_of_2(-(-length // block_size)), max(1, tile.across // (block_size * tile_rows)))
+    else:
+        size = tile.ragged if in_pieces else tile.along
+        tile_blocks = min(_power_of_2(-(-length // block_size)), max(1, size // block_size))
+        tile_rows = min(_power_of_2(rows), max(1, size // (block_size * tile_blocks)))
     tile_length = tile_blocks * block_size
+    packed = max(view.unit for view in views if view.unit < block_size)
+    elements_a_thread = 64 if rows_innermost else 32 if in_pieces else ELEMENTS_A_THREAD * packed
+    warps = tile_rows * tile_length // (32 * elements_a_thread)
     length_tiles, row_tiles = -(-length // tile_length), -(-rows // tile_rows)
     abc = outer[::-1] + [(1, [0] * len(views))] * (OUTER_DIMS - len(outer))
     strides = zip(length_strides, row_strides, *(entry[1] for entry in abc))
+    axis = None
+    if places and places.strides[-1]:
+        axis = 2 if known(length_strides[-1] == 1) else 0 if rows_innermost and known(row_strides[-1] == 1) else -1
     return Plan(
-        (length_tiles * row_tiles * math.prod(size for size, _ in abc),),
+        length_tiles * row_tiles * math.prod(size for size, _ in abc),
+        min(8, max(1, warps)),
         (length, rows, length_tiles, row_tiles, abc[0][0], abc[1][0], *itertools.chain.from_iterable(strides)),
         {
-            **({"AXIS": axis} if places else {}),
+            "AXIS": axis,
             "BLOCK": block_size,
             "BLOCKS": tile_blocks,
             "ROWS": tile_rows,
-            "ROWS_FIRST": rows_first or known(row_tiles == 1),
+            "ROWS_FIRST": (rows_first and (tile.rows_first or not rows_innermost)) or known(row_tiles == 1),
+            "ROWS_INNERMOST": rows_innermost,
             "OUTER": len(outer) > 0,
             "MASKED": not (known(length % tile_length == 0) and known(rows % tile_rows == 0)),
             "WIDE": not all(known(tile_rows * row + tile_length * along < 2**31) for row, along in zip(row_strides, length_strides)),
-            "num_warps": max(1, threads // 32),
         },
+        in_pieces,
     )
 
 
@@ -126,16 +159,6 @@ def _power_of_2(count: int) -> int:
     return triton.next_power_of_2(count) if isinstance(count, int) else 1 << 30
 
 
-def _tile(tile: int, length: int, rows: int, block_size: int, rows_first: bool, fewest_rows: int) -> tuple[int, int]:
-    """BLOCKS and ROWS of a tile."""
-    blocks, rows = _power_of_2(-(-length // block_size)), max(fewest_rows, _power_of_2(rows))
-    if rows_first:
-        rows = min(rows, max(8, min(ROWS_INNERMOST, tile // block_size)))
-        return min(blocks, max(1, tile // (block_size * rows))), rows
-    blocks = min(blocks, max(1, tile // (block_size * fewest_rows)))
-    return blocks, min(rows, max(fewest_rows, tile // (block_size * blocks)))
-
-
 @triton.jit
 def program_tile(
     length_tiles,
@@ -168,6 +191,12 @@ def program_tile(
 
 
 @triton.jit
+def left(first_row, first, rows, length, ROWS: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+    """How many rows and elements there are from a tile's first on, and no more than it has."""
+    return tl.minimum(rows - first_row, ROWS).to(tl.int32), tl.minimum(length - first, BLOCKS * BLOCK).to(tl.int32)
+
+
+@triton.jit
 def inside(
     row,
     element,
@@ -180,8 +209,7 @@ def inside(
     BLOCK: tl.constexpr,
 ):
     """The mask of a tile that overhangs."""
-    rows_left = tl.minimum(rows - first_row, ROWS).to(tl.int32)
-    elements_left = tl.minimum(length - first, BLOCKS * BLOCK).to(tl.int32)
+    rows_left, elements_left = left(first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
     return (row < rows_left) & (element < elements_left)
 
 
