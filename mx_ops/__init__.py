@@ -17,6 +17,8 @@ from .functional import (
     mxfp8_fake_quant,
     mxfp8_forward,
     quantize,
+    swizzle_scales,
+    unswizzle_scales,
 )
 from .library import decompositions
 
@@ -39,4 +41,6 @@ __all__ = [
     "mxfp8_fake_quant",
     "mxfp8_forward",
     "quantize",
+    "swizzle_scales",
+    "unswizzle_scales",
 ]
