@@ -18,6 +18,8 @@ from .functional import (
     mxfp8_forward,
     quantize,
     quantize_both,
+    swizzle_scales,
+    unswizzle_scales,
 )
 from .library import decompositions
 
@@ -41,4 +43,6 @@ __all__ = [
     "mxfp8_forward",
     "quantize",
     "quantize_both",
+    "swizzle_scales",
+    "unswizzle_scales",
 ]

@@ -128,3 +128,22 @@ for function in (
 ):
     rule = functools.partial(distribute, function, inspect.getfullargspec(function).args)
     torch.library.register_torch_dispatch(f"mx::{function.__name__}", DTensor, rule, lib=library.library)
+
+
+def distribute_matrices(
+    function: Callable[..., library.Call], cls: type, op: Callable, types: tuple, args: tuple, kwargs: Any = None
+) -> DTensor:
+    """An op on [..., rows, columns]: shards along the dims in front stay; tiles cross all others, which become replicas first."""
+    arguments = inspect.getcallargs(function, *args, **(kwargs or {}))
+    name, matrices = next(iter(arguments.items()))
+    mesh, outer = matrices.device_mesh, matrices.ndim - 2
+    call = function(**arguments | {name: torch.empty(matrices.shape, dtype=matrices.dtype, device="meta")})
+    kept = [placement if type(placement) is Shard and placement.dim < outer else Replicate() for placement in matrices.placements]
+    output = op(**arguments | {name: matrices.redistribute(placements=kept).to_local()})
+    return DTensor.from_local(output, mesh, kept, run_check=False, shape=call.outputs.shape, stride=call.outputs.stride())
+
+
+for function in (library.swizzle_scales, library.unswizzle_scales):
+    torch.library.register_torch_dispatch(
+        f"mx::{function.__name__}", DTensor, functools.partial(distribute_matrices, function), lib=library.library
+    )

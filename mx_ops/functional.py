@@ -211,6 +211,57 @@ def mxfp8_fake_quant(
     return _ops.mxfp8_fake_quant(x, format, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
 
 
+def swizzle_scales(scales: Tensor) -> Tensor:
+    """Scales in the order in which matrix units read them: tiles of 128 rows and 4 columns (NVIDIA's, from Blackwell on).
+
+    The byte of row i and column j goes to (i // 128 * ceil(columns / 4) + j // 4) * 512 + i % 32 * 16 + i % 128 // 32 * 4 + j % 4 of its
+    matrix (cuBLAS, "1D block scaling factors layout"). ``swizzle_scales(scales).flatten()`` is what `torch.nn.functional.scaled_mm` takes
+    as ``SwizzleType.SWIZZLE_32_4_4``.
+
+    Args:
+        scales: of shape [..., rows, columns], of any dtype of one byte, any strides; a column for every block. Those that `quantize` gives
+            along another ``dim`` than the last are to be given as ``scales.movedim(dim, -1)``.
+
+    Returns:
+        A contiguous tensor of the same dtype, of shape [..., rows, columns] rounded up to whole tiles. What is beyond is 0.
+
+    Raises:
+        TypeError: a dtype of more than a byte.
+        ValueError: fewer than two dims.
+
+    >>> scales = mx_ops.quantize(torch.ones(2, 96), "mxfp8_e4m3")[1]
+    >>> swizzled = mx_ops.swizzle_scales(scales)
+    >>> swizzled.shape, swizzled.dtype
+    (torch.Size([128, 4]), torch.float8_e8m0fnu)
+    >>> swizzled.view(torch.uint8).flatten()[:20]  # row 1 is 16 bytes from row 0
+    tensor([119, 119, 119,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,
+              0,   0, 119, 119, 119,   0], dtype=torch.uint8)
+    """
+    return _ops.swizzle_scales(_one_byte(scales, "scales")).view(scales.dtype)
+
+
+def unswizzle_scales(swizzled: Tensor, rows: int, columns: int) -> Tensor:
+    """The inverse of `swizzle_scales`.
+
+    Args:
+        swizzled: as `swizzle_scales` gives them: [..., rows, columns], rounded up to multiples of 128 and 4.
+        rows, columns: what the scales had.
+
+    Returns:
+        A contiguous tensor of the same dtype, of shape [..., rows, columns].
+
+    Raises:
+        TypeError: a dtype of more than a byte.
+        ValueError: a shape that does not hold so many rows and columns; fewer than two dims.
+
+    >>> scales = torch.arange(6, dtype=torch.uint8).view(2, 3)
+    >>> mx_ops.unswizzle_scales(mx_ops.swizzle_scales(scales), 2, 3)
+    tensor([[0, 1, 2],
+            [3, 4, 5]], dtype=torch.uint8)
+    """
+    return _ops.unswizzle_scales(_one_byte(swizzled, "swizzled scales"), rows, columns).view(swizzled.dtype)
+
+
 def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
     """The seed of a layer, a step, a rank: a new seed for every choice of values, as random as the one it comes from.
 
@@ -325,4 +376,11 @@ def _bytes(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """The bytes of a tensor of one-byte elements."""
     if tensor.dtype not in (dtype, torch.uint8):
         raise TypeError(f"{name} are {tensor.dtype}; they may be {dtype} or torch.uint8")
+    return tensor.view(torch.uint8)
+
+
+def _one_byte(tensor: Tensor, name: str) -> Tensor:
+    """The bytes of scales of any format."""
+    if tensor.dtype.itemsize != 1 or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} are {tensor.dtype}; they may be of any dtype of one byte, such as torch.float8_e8m0fnu")
     return tensor.view(torch.uint8)

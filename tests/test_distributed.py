@@ -298,6 +298,18 @@ def check_gradients(line: DeviceMesh) -> None:
         same(f"{optimizer.__name__} of moved shards", weights[2].detach(), weights[0].detach()[:, :96].contiguous(), [Shard(1)])
 
 
+def check_swizzle(line: DeviceMesh) -> None:
+    """Shards along the dims in front of a matrix stay; tiles cross the others."""
+    scales = torch.arange(6 * 130 * 5, dtype=torch.uint8).view(6, 130, 5)
+    for placement, promised in ((Shard(0), Shard(0)), (Shard(1), Replicate()), (Shard(2), Replicate()), (Replicate(), Replicate())):
+        swizzled = ops.swizzle_scales(place(scales, line, [placement]))
+        same(f"swizzle_scales {placement}", swizzled, ops.swizzle_scales(scales), [promised])
+        given = place(ops.swizzle_scales(scales), line, [placement])
+        same(f"unswizzle_scales {placement}", ops.unswizzle_scales(given, 130, 5), scales, [promised])
+    given = place(scales.view(torch.float8_e8m0fnu), line, [Shard(0)])
+    expect(mx_ops.swizzle_scales(given).dtype == torch.float8_e8m0fnu, "swizzle_scales gives another dtype")
+
+
 def check_errors(line: DeviceMesh, grid: DeviceMesh) -> None:
     """Errors are those of the whole tensor, on every rank: the one that would be alone with its error does not leave others waiting."""
     x = wild((4, 64))
@@ -368,6 +380,7 @@ def run(rank: int, folder: pathlib.Path) -> None:
         check_functions(line)
         check_seeds(line)
         check_errors(line, grid)
+        check_swizzle(line)
         check_fsdp(line)
         if not INTERPRETED:  # kernels are slow then, and what is shared out among ranks does not depend on them
             for mesh in (pair, line):

@@ -13,7 +13,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mx_ops
 
-OPS = ["quantize", "quantize_both", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant"]
+OPS = [
+    "quantize",
+    "quantize_both",
+    "dequantize",
+    "fake_quant",
+    "mxfp4_fake_quant",
+    "mxfp8_fake_quant",
+    "swizzle_scales",
+    "unswizzle_scales",
+]
 Sample = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -36,6 +45,13 @@ def inputs(device: str) -> Iterator[tuple[Tensor, int]]:
 def sample_inputs(op: str, device: str) -> Iterator[Sample]:
     """Arguments for an op by its name: every layout, with and without what has a default."""
     seed = torch.tensor([7], device=device)
+    if op.endswith("swizzle_scales"):
+        for shape in ((1, 1), (128, 4), (33, 5), (256, 12), (2, 3, 130, 7), (0, 4), (4, 0), (2, 0, 3, 3)):
+            *_, rows, columns = shape
+            scales = torch.randint(256, shape, dtype=torch.uint8, device=device)
+            for given in (scales, scales.mT.contiguous().mT, scales.expand(2, *shape)):
+                yield ((given,), {}) if op == "swizzle_scales" else ((torch.ops.mx.swizzle_scales(given), rows, columns), {})
+        return
     for x, dim in inputs(device):
         if op == "dequantize":
             for format in ("mxfp4", "mxfp8_e5m2"):
