@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import launch
-from .numerics import as_bits, pack, random_bits, round_to_code, scale_blocks, to_float32
+from .numerics import as_bits, pack, random_bits, round_to_code, scale_blocks, signed_code, to_float32
 from .tiling import View, inside, lanes, places, program_tile
 
 # Elements in a tile. Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy: MXFP4 0.99, against 0.93 with
@@ -56,6 +56,7 @@ def quantize_kernel(
     EMAX: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -94,7 +95,7 @@ def quantize_kernel(
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-    code |= (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))
+    code = signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)
     code = tl.where(scale == 255, NAN_CODE, code)
     packed = pack(code, BITS, CODES_PER_BYTE)
     tl.store(elements_ptr + (row * elements_row + byte * elements_length), packed.to(tl.uint8), mask=byte_mask)
