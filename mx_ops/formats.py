@@ -21,6 +21,7 @@ class Format:
 
     A code is a sign bit above ``bits - 1`` bits of magnitude: exponent field, then mantissa. Magnitudes up to ``largest_code`` are
     finite and ascend with their code; those above are as in IEEE 754: the exponent field is all ones, mantissa 0 is infinity, others NaN.
+    In two's complement, which an integer is, a negative code is minus its magnitude; those of one binade are then multiples of one step.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Format:
     nan_code: int  # the code of every element of a block that holds a NaN or an Inf; 0 where no code is NaN
     dtype: torch.dtype  # torch's own name for a byte of elements
     block_size: int = 32
+    twos_complement: bool = False  # a negative code is 2^bits less its magnitude, and there is no -0
 
     @property
     def codes_per_byte(self) -> int:
@@ -58,6 +60,9 @@ FORMATS = {
         Format("mxfp4", "E2M1", 4, 1, 0, 2, 6.0, 0x00, torch.float4_e2m1fn_x2),
         Format("mxfp8_e4m3", "E4M3", 8, 3, -6, 8, 448.0, 0x7F, torch.float8_e4m3fn),
         Format("mxfp8_e5m2", "E5M2", 8, 2, -14, 15, 57344.0, 0x7F, torch.float8_e5m2),
+        Format("mxfp6_e2m3", "E2M3", 6, 3, 0, 2, 7.5, 0x00, torch.uint8),  # one code a byte, in its low bits
+        Format("mxfp6_e3m2", "E3M2", 6, 2, -2, 4, 28.0, 0x00, torch.uint8),
+        Format("mxint8", "INT8", 8, 6, 0, 0, 127 / 64, 0x00, torch.int8, twos_complement=True),
     )
 }
 

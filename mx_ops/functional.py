@@ -32,7 +32,7 @@ def quantize(
 
     Args:
         x: float32, bfloat16 or float16, of rank 1 or more, any strides.
-        format: ``"mxfp4"``, ``"mxfp8_e4m3"`` or ``"mxfp8_e5m2"``.
+        format: a name of `mx_ops.FORMATS`, such as ``"mxfp4"``, ``"mxfp8_e4m3"``, ``"mxfp6_e2m3"`` or ``"mxint8"``.
         stochastic_rounding: round up with the probability of the remainder, by random numbers of `seed`. Then ``scale_mode`` is
             ``"rceil"`` unless given: under ``"floor"`` a block's top clips, which biases.
         seed: one int64 on x's device (or an int), the only source of randomness: the same seed gives the same bits on every device,
@@ -45,7 +45,8 @@ def quantize(
 
     Returns:
         Elements, in the format's dtype (float4_e2m1fn_x2: two along ``dim`` in a byte, the first in the low bits; float8_e4m3fn;
-        float8_e5m2), and scales (float8_e8m0fnu), ceil(n / block_size) along ``dim``. Both have ``dim`` innermost in memory.
+        float8_e5m2; uint8 for MXFP6, whose codes have a byte each; int8), and scales (float8_e8m0fnu), ceil(n / block_size) along
+        ``dim``. Both have ``dim`` innermost in memory.
 
     Raises:
         ValueError: unknown format, scale mode or block size; an odd length along ``dim`` for mxfp4; a seed that does not fit.
@@ -374,8 +375,9 @@ def _one_int64(tensor: Tensor, name: str) -> Tensor:
 
 def _bytes(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """The bytes of a tensor of one-byte elements."""
-    if tensor.dtype not in (dtype, torch.uint8):
-        raise TypeError(f"{name} are {tensor.dtype}; they may be {dtype} or torch.uint8")
+    allowed = dict.fromkeys((dtype, torch.uint8))
+    if tensor.dtype not in allowed:
+        raise TypeError(f"{name} are {tensor.dtype}; they may be {' or '.join(map(str, allowed))}")
     return tensor.view(torch.uint8)
 
 

@@ -56,6 +56,10 @@ def scale_byte(amax_bits: Tensor, fmt: Format, threshold: int) -> Tensor:
     """The E8M0 byte of each block, from the bits of its largest magnitude; 255 if that is Inf or NaN."""
     # The sum carries into the exponent just when the mantissa exceeds the threshold.
     exponent = (amax_bits + (0x7FFFFF - threshold)) >> 23
+    if fmt.emax == 0:
+        # Scale 2^-127 then is for a subnormal amax, whose leading one stands in the mantissa: the threshold is half of 2^23 + threshold.
+        # (Where emax is more, the exponent less emax is below 0 for a subnormal amax, whatever the threshold.)
+        exponent = torch.where(amax_bits < 1 << 23, (amax_bits + (0x7FFFFF - ((threshold + (1 << 23)) >> 1))) >> 23, exponent)
     return torch.where(amax_bits >= EXPONENT, 255, (exponent - fmt.emax).clamp(0, 254))
 
 
@@ -105,8 +109,8 @@ def round_to_value(y: Tensor, exponent: Tensor, random: Tensor | None, fmt: Form
 def round_to_code(y: Tensor, exponent: Tensor, random: Tensor | None, fmt: Format) -> Tensor:
     """The magnitude code of what `round_to_value` gives, saturated.
 
-    It is the binade's code plus the whole steps, whether or not they carry into the next binade. Added to 2^23 as a float32 they round to
-    nearest even (the binade's code is even, but for an INT8, which has one binade) and stand in the sum's low bits.
+    It is the binade's code, which is even, plus the whole steps, whether or not they carry into the next binade. Added to 2^23 as a float32
+    they round to nearest even and stand in the sum's low bits.
     """
     binade = (exponent >> (23 - fmt.mantissa_bits)) - ((fmt.emin + 127) << fmt.mantissa_bits)
     if random is None:
@@ -115,6 +119,25 @@ def round_to_code(y: Tensor, exponent: Tensor, random: Tensor | None, fmt: Forma
     else:
         code = binade + whole_steps(y, exponent, random, fmt)
     return code.clamp_max(fmt.largest_code)
+
+
+def signed_code(magnitude: Tensor, negative: Tensor, fmt: Format) -> Tensor:
+    """Codes, from their magnitude and -1 where the value is negative, 0 elsewhere."""
+    if fmt.twos_complement:
+        return ((magnitude ^ negative) - negative) & ((1 << fmt.bits) - 1)
+    return magnitude | (negative & (1 << (fmt.bits - 1)))
+
+
+def magnitude_code(code: Tensor, fmt: Format) -> Tensor:
+    """The magnitude of codes, which have no bits but their own."""
+    if fmt.twos_complement:
+        return torch.where(code >> (fmt.bits - 1) == 1, (1 << fmt.bits) - code, code)
+    return code & ((1 << (fmt.bits - 1)) - 1)
+
+
+def element_sign(sign: Tensor, value: Tensor, fmt: Format) -> Tensor:
+    """The sign bit of an element of this magnitude, for the sign bit of what it was rounded from."""
+    return torch.where(value == 0, 0, sign) if fmt.twos_complement else sign
 
 
 def decode(magnitude: Tensor, limit: Tensor, fmt: Format) -> Tensor:
@@ -295,8 +318,7 @@ def quantize(
         magnitude, sign = magnitude_and_sign(_blocks(_part(x, piece, dim), block_size))
         byte, y, exponent = scale_blocks(magnitude, fmt, threshold)
         random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
-        code = round_to_code(y, exponent, random, fmt)
-        code = code | ((sign >> (8 * x.dtype.itemsize - fmt.bits)) & (1 << (fmt.bits - 1)))
+        code = signed_code(round_to_code(y, exponent, random, fmt), sign >> (8 * x.dtype.itemsize - 1), fmt)
         code = torch.where(byte == 255, fmt.nan_code, code)
         part = _part(elements, piece, dim, fmt.codes_per_byte)
         part.copy_(_unblocks(pack(code, fmt).to(torch.uint8), part.shape[-1]))
@@ -338,7 +360,7 @@ def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: 
         if not known(byte.shape[-1] == codes.shape[-2]):
             byte = _fill(byte, codes.shape[-2])
         byte = byte.unsqueeze(-1)
-        value = decode(codes & ((1 << (fmt.bits - 1)) - 1), largest_quotient(byte, out.dtype), fmt) * scale_value(byte)
+        value = decode(magnitude_code(codes, fmt), largest_quotient(byte, out.dtype), fmt) * scale_value(byte)
         integer = BITS[out.dtype.itemsize]
         sign = ((codes >> (fmt.bits - 1)) * torch.iinfo(integer).min).to(integer)
         value = with_sign(value, sign, out.dtype)
@@ -365,7 +387,7 @@ def _look_up(packed: Tensor, fmt: Format) -> Tensor:
 def _table(fmt: Format) -> Tensor:
     """The values of each byte of codes, float32, as one number: to look up one for a byte is faster than to look up several."""
     codes = unpack(torch.arange(256, dtype=torch.int32, device="cpu"), fmt)
-    magnitude = decode(codes & ((1 << (fmt.bits - 1)) - 1), torch.full((), torch.inf), fmt)
+    magnitude = decode(magnitude_code(codes & ((1 << fmt.bits) - 1), fmt), torch.full((), torch.inf), fmt)
     sign = (codes >> (fmt.bits - 1)) << 31
     return with_sign(magnitude, sign, torch.float32).view({1: torch.float32, 2: torch.int64}[fmt.codes_per_byte])
 
@@ -380,9 +402,10 @@ def fake_quant(
         byte, y, exponent = scale_blocks(magnitude, fmt, threshold)
         random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
         limit = largest_quotient(byte, out.dtype).clamp_max(fmt.largest)
-        value = torch.minimum(round_to_value(y, exponent, random, fmt), limit) * scale_value(byte)
+        rounded = torch.minimum(round_to_value(y, exponent, random, fmt), limit)
+        value = with_sign(rounded * scale_value(byte), element_sign(sign, rounded, fmt), out.dtype)
         part = _part(out, piece, dim)
-        part.copy_(_unblocks(with_sign(value, sign, out.dtype), part.shape[-1]))
+        part.copy_(_unblocks(value, part.shape[-1]))
 
     _share_out(work, _pieces(x, dim, block_size, traced))
 

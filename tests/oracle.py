@@ -22,6 +22,7 @@ class Row:
     largest: float
     nan_code: int = 0
     special: dict[int, float] = field(default_factory=dict)  # magnitude codes that are no numbers
+    twos_complement: bool = False  # the codes are integers
 
     @property
     def codes_per_byte(self) -> int:
@@ -35,6 +36,8 @@ class Row:
 
     def values(self) -> np.ndarray:
         """The value of every code of this many bits."""
+        if self.twos_complement:
+            return np.concatenate([np.arange(self.sign), np.arange(-self.sign, 0)]) * 2.0 ** (self.emin - self.mantissa_bits)
         values = []
         for code in range(2**self.bits):
             magnitude = code & (self.sign - 1)
@@ -59,6 +62,7 @@ ROWS = {
     "mxfp8_e5m2": Row(8, 2, -14, 15, 57344.0, 0x7F, {0x7C: np.inf, 0x7D: np.nan, 0x7E: np.nan, 0x7F: np.nan}),
     "mxfp6_e2m3": Row(6, 3, 0, 2, 7.5),
     "mxfp6_e3m2": Row(6, 2, -2, 4, 28.0),
+    "mxint8": Row(8, 6, 0, 0, 127 / 64, twos_complement=True),
 }
 
 # Mantissa bits, exponent of the smallest normal number and largest value of the dtypes that values come in.
@@ -142,8 +146,9 @@ def encode(
     bad = (scales == 255)[..., None]
     y = np.abs(np.where(bad, 0.0, blocks)) * power(127 - scales.astype(np.int64))[..., None]
     rounded = round_magnitude(y, row.mantissa_bits, row.emin, None if random is None else to_blocks(random, block_size))
-    code = np.searchsorted(row.finite(), np.minimum(rounded, row.largest)).astype(np.uint8)
-    code |= np.where(np.signbit(blocks), row.sign, 0).astype(np.uint8)
+    code = np.searchsorted(row.finite(), np.minimum(rounded, row.largest))
+    negative = -code % 2**row.bits if row.twos_complement else code | row.sign
+    code = np.where(np.signbit(blocks), negative, code)
     code = np.where(bad, row.nan_code, code).astype(np.uint8)
     return from_blocks(code, x.shape[-1]), scales
 
@@ -152,7 +157,9 @@ def decode(codes: np.ndarray, scales: np.ndarray, format: str, block_size: int, 
     """The values, in ``dtype``, of codes, one a byte, in blocks along the last axis."""
     mantissa_bits, emin, largest = DTYPES[dtype]
     scale = np.where(scales == 255, np.nan, power(scales.astype(np.int64) - 127))
-    value = from_blocks(to_blocks(ROWS[format].values()[codes], block_size) * scale[..., None], codes.shape[-1])
+    value = from_blocks(
+        to_blocks(ROWS[format].values()[codes & (2 ** ROWS[format].bits - 1)], block_size) * scale[..., None], codes.shape[-1]
+    )
     finite = np.where(np.isfinite(value), value, 0.0)
     rounded = np.copysign(round_magnitude(np.minimum(np.abs(finite), largest), mantissa_bits, emin), finite)
     return np.where(np.isfinite(value), rounded, value)

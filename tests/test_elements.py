@@ -9,8 +9,30 @@ import pytest
 import torch
 from helpers import DTYPES, FORMATS, assert_same
 
-# What each element type is called in ml_dtypes, which here is the judge.
-ELEMENTS = {"mxfp4": ml_dtypes.float4_e2m1fn, "mxfp8_e4m3": ml_dtypes.float8_e4m3fn, "mxfp8_e5m2": ml_dtypes.float8_e5m2}
+# What each element type is called in ml_dtypes, which here is the judge. Of integers NumPy is.
+ELEMENTS = {
+    "mxfp4": ml_dtypes.float4_e2m1fn,
+    "mxfp8_e4m3": ml_dtypes.float8_e4m3fn,
+    "mxfp8_e5m2": ml_dtypes.float8_e5m2,
+    "mxfp6_e2m3": ml_dtypes.float6_e2m3fn,
+    "mxfp6_e3m2": ml_dtypes.float6_e3m2fn,
+    "mxint8": np.int8,
+}
+STEPS = {"mxint8": 1 / 64}  # what one is worth
+
+
+def values_of(codes: np.ndarray, format: str) -> np.ndarray:
+    """The values of codes, one a byte; bits that are none of a code's mean nothing."""
+    return (codes & (2 ** oracle.ROWS[format].bits - 1)).view(ELEMENTS[format]).astype(np.float64) * STEPS.get(format, 1)
+
+
+def codes_of(numbers: np.ndarray, format: str) -> np.ndarray:
+    """The codes that numbers round to, to nearest even, saturated."""
+    largest = values_of(np.arange(2 ** (oracle.ROWS[format].bits - 1), dtype=np.uint8), format)
+    largest = largest[np.isfinite(largest)].max()
+    numbers = np.clip(numbers, -largest, largest) / STEPS.get(format, 1)
+    integers = np.issubdtype(ELEMENTS[format], np.integer)
+    return (np.rint(numbers) if integers else numbers).astype(ELEMENTS[format]).view(np.uint8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -22,15 +44,14 @@ def test_every_code_has_its_value(format: str, dtype: torch.dtype, device: str) 
     scales = torch.full((len(codes) // 32,), 127, dtype=torch.uint8, device=device)
     values = torch.ops.mx.dequantize(torch.from_numpy(elements).to(device), scales, format, dtype=dtype)
     assert values.dtype == dtype
-    assert_same(values, codes.view(ELEMENTS[format]))
+    assert_same(values, values_of(codes, format))
 
 
 def numbers_to_round(format: str) -> np.ndarray:
     """As float32: every magnitude, every tie between neighbours, both float32 neighbours of each, and what saturates; of both signs."""
-    largest = float(ml_dtypes.finfo(ELEMENTS[format]).max)
-    codes = np.arange(2 ** (oracle.ROWS[format].bits - 1), dtype=np.uint8)
-    values = codes.view(ELEMENTS[format]).astype(np.float64)
+    values = values_of(np.arange(2 ** (oracle.ROWS[format].bits - 1), dtype=np.uint8), format)
     values = np.sort(values[np.isfinite(values)])
+    largest = float(values[-1])
     end_of_binade = 2.0 ** (np.floor(np.log2(largest)) + 1)  # the scale would be another from here on
     beyond = [largest + (largest - values[-2]) / 2, end_of_binade]
     centers = np.concatenate([values, (values[1:] + values[:-1]) / 2, beyond]).astype(np.float32)
@@ -48,10 +69,10 @@ def test_every_number_and_tie_rounds_as_ml_dtypes_rounds(format: str, device: st
     blocks = np.zeros((-(-len(numbers) // 30), 32), np.float32)  # an even number of numbers a block, beside two that set the scale
     blocks[:, :2] = 2.0**row.emax
     blocks[:, 2:] = np.resize(numbers, (len(blocks), 30))
-    expected = np.clip(blocks, -row.largest, row.largest).astype(ELEMENTS[format])
+    expected = codes_of(blocks, format)
 
     x = torch.from_numpy(blocks).to(device)
     elements, scales = torch.ops.mx.quantize(x, format)
     assert scales.unique().tolist() == [127]
-    assert_same(oracle.unpack(elements.cpu().numpy(), format), expected.view(np.uint8))
-    assert_same(torch.ops.mx.fake_quant(x, format), expected)
+    assert_same(oracle.unpack(elements.cpu().numpy(), format), expected)
+    assert_same(torch.ops.mx.fake_quant(x, format), values_of(expected, format))

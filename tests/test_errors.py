@@ -32,7 +32,7 @@ def other_device(tensor: Tensor) -> Tensor:
     return tensor.to("meta")
 
 
-FORMATS_KNOWN = "'mxfp4', 'mxfp8_e4m3', 'mxfp8_e5m2'"
+FORMATS_KNOWN = "'mxfp4', 'mxfp8_e4m3', 'mxfp8_e5m2', 'mxfp6_e2m3', 'mxfp6_e3m2', 'mxint8'"
 SEED = torch.zeros(1, dtype=torch.int64)
 
 # Calls by name: each takes no arguments, and makes its tensors itself, so that it can be made under a FakeTensorMode.
@@ -266,6 +266,12 @@ add(
     lambda: mx_ops.dequantize(torch.zeros(4, 32, dtype=torch.int8), u8(4, 1), "mxfp4"),
     TypeError,
     "elements of mxfp4 are torch.int8; they may be torch.float4_e2m1fn_x2 or torch.uint8",
+)
+add(
+    "dequantize: elements of FP6",
+    lambda: mx_ops.dequantize(u8(4, 32).view(torch.float8_e4m3fn), u8(4, 1), "mxfp6_e2m3"),
+    TypeError,
+    "elements of mxfp6_e2m3 are torch.float8_e4m3fn; they may be torch.uint8",
 )
 add(
     "dequantize: scales of float32",

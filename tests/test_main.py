@@ -372,7 +372,14 @@ def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path: Path) -> None:
 # A trained model: 103 tensors, 22.7 million values.
 
 # Mantissa bits, emin, emax, largest: OCP MX v1.0, section 5.3.
-ELEMENTS = {"mxfp4": (1, 0, 2, 6.0), "mxfp8_e4m3": (3, -6, 8, 448.0), "mxfp8_e5m2": (2, -14, 15, 57344.0)}
+ELEMENTS = {
+    "mxfp4": (1, 0, 2, 6.0),
+    "mxfp8_e4m3": (3, -6, 8, 448.0),
+    "mxfp8_e5m2": (2, -14, 15, 57344.0),
+    "mxfp6_e2m3": (3, 0, 2, 7.5),
+    "mxfp6_e3m2": (2, -2, 4, 28.0),
+    "mxint8": (6, 0, 0, 127 / 64),
+}
 
 
 def trained_model() -> Path:

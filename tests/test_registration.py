@@ -58,6 +58,7 @@ def sample_inputs(op: str, device: str) -> Iterator[Sample]:
                 codes = torch.ops.mx.quantize(x, format, dim=dim)
                 yield (*codes, format), {"dim": dim}
                 yield (codes[0].contiguous(), codes[1].contiguous(), format), {"dim": dim, "dtype": torch.bfloat16}
+            yield (*torch.ops.mx.quantize(x, "mxint8", dim=dim), "mxint8"), {"dim": dim}
             codes = torch.ops.mx.quantize(x, "mxfp8_e4m3", dim=dim, block_size=16)
             yield (*codes, "mxfp8_e4m3", None), {"dim": dim, "block_size": 16, "dtype": torch.float16}
         elif op == "quantize_both":
@@ -66,7 +67,9 @@ def sample_inputs(op: str, device: str) -> Iterator[Sample]:
                 yield (x, "mxfp4" if even else "mxfp8_e4m3"), {}
                 yield (x, "mxfp8_e5m2", seed), {"block_size": 16, "scale_mode": "even"}
         else:
-            formats = {"mxfp4_fake_quant": [()], "mxfp8_fake_quant": [("e4m3",), ("e5m2",)]}.get(op, [("mxfp4",), ("mxfp8_e4m3",)])
+            formats = {"mxfp4_fake_quant": [()], "mxfp8_fake_quant": [("e4m3",), ("e5m2",)]}.get(
+                op, [("mxfp4",), ("mxfp8_e4m3",), ("mxint8",)]
+            )
             for format in formats:
                 yield (x, *format), {"dim": dim}
                 yield (x, *format, seed), {"dim": dim, "block_size": 16, "scale_mode": "even"}

@@ -122,7 +122,8 @@ def test_near_ties(format: str, device: str) -> None:
     row = oracle.ROWS[format]
     shape = (64, 256)
     u = (oracle.random_bits(SEED, shape) + 0.5) / 65536
-    steps = (1 - u) + np.arange(256) % 2 ** (row.mantissa_bits + 1)  # where the sum is an integer: from subnormal numbers up to binade 1
+    # Where the sum is an integer: from subnormal numbers up to binade 1, and 0 where there is no other, short of what would clip.
+    steps = (1 - u) + np.arange(256) % min(2 ** (row.mantissa_bits + 1), len(row.finite()) - 1)
     scale = np.float32(2.0 ** (row.emin - row.mantissa_bits))
     center = (steps * scale).astype(np.float32)
     y = np.stack([np.nextafter(center, np.float32(0)), center, np.nextafter(center, np.float32(np.inf))])
@@ -131,7 +132,7 @@ def test_near_ties(format: str, device: str) -> None:
 
     sum_of_float32 = np.floor((np.abs(y) / scale + u.astype(np.float32)).astype(np.float32))
     exact_sum = np.floor(np.abs(y).astype(np.float64) / scale) + (np.abs(y).astype(np.float64) / scale % 1 >= 1 - u)
-    assert (sum_of_float32 != exact_sum)[..., np.arange(256) % 32 > 0].sum() > 100  # these are the hard ones
+    assert (sum_of_float32 != exact_sum)[..., np.arange(256) % 32 > 0].sum() > 50  # these are the hard ones
 
     for part in y:
         x = torch.from_numpy(part).to(device)
@@ -157,7 +158,7 @@ def test_every_result_is_a_neighbour(format: str, dtype: torch.dtype, device: st
 def test_grid_points_never_move(format: str, device: str) -> None:
     """A number that is a code times its scale is a fixed point, under any seed: so rounding twice is rounding once."""
     values = oracle.ROWS[format].finite()
-    points = torch.from_numpy(np.resize(np.concatenate([values, -values]), (8, 31 * 9))).float()
+    points = torch.from_numpy(np.resize(np.concatenate([values, -values[1:]]), (8, 31 * 9))).float()
     x = torch.cat([points.reshape(-1, 31), torch.full((72, 1), oracle.ROWS[format].largest)], dim=1).to(device)
     for seed in range(8):
         assert_same(torch.ops.mx.fake_quant(x, format, seed_of(seed, device)), x)

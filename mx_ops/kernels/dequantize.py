@@ -10,7 +10,7 @@ from torch import Tensor
 from ..formats import Format
 from ..symbols import known
 from .launch import Launch, launch, prepare
-from .numerics import decode, from_float32, largest_quotient, scale_value, unpack, with_sign
+from .numerics import decode, from_float32, largest_quotient, magnitude_code, scale_value, unpack, with_sign
 from .pieces import PIECES, as_tile, store_pieces, tile_axes
 from .tiling import COUNTS, Tile, View, inside, lanes, left, plan, program_tile
 
@@ -52,6 +52,7 @@ def dequantize_kernel(
     EMIN: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     HAS_SPECIAL_CODES: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -82,7 +83,7 @@ def dequantize_kernel(
         scale = tl.load(scales_ptr + (row * scales_row + block * scales_length)).to(tl.int32)
     code = unpack(words, CODES_PER_BYTE)
     limit = largest_quotient(scale, DTYPE_MAX)
-    value = decode(code & ((1 << (BITS - 1)) - 1), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
+    value = decode(magnitude_code(code, BITS, TWOS_COMPLEMENT), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
     out = from_float32(with_sign(value * scale_value(scale), code << (32 - BITS)), out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
@@ -120,6 +121,7 @@ def dequantize_pieces_kernel(
     EMIN: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     HAS_SPECIAL_CODES: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -152,7 +154,7 @@ def dequantize_pieces_kernel(
             codes = tl.load(byte_ptr).to(tl.int32)
         for k in tl.static_range(CODES_PER_BYTE):
             code = codes >> (8 // CODES_PER_BYTE * k)
-            value = decode(code & ((1 << (BITS - 1)) - 1), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
+            value = decode(magnitude_code(code, BITS, TWOS_COMPLEMENT), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
             out = from_float32(with_sign(value * factor, code << (32 - BITS)), out_ptr.dtype.element_ty)
             outs = outs + (as_tile(out, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST),)
     store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)

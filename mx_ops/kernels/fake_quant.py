@@ -11,6 +11,7 @@ from ..formats import Format
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
     as_bits,
+    element_sign,
     from_float32,
     grid_exponent,
     inverse_scale,
@@ -63,6 +64,7 @@ def fake_quant_kernel(
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
     LARGEST: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -90,8 +92,9 @@ def fake_quant_kernel(
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     limit = tl.minimum(largest_quotient(byte, DTYPE_MAX), LARGEST)
-    value = tl.minimum(round_to_value(y, exponent, random, MANTISSA_BITS), limit) * scale_value(byte)
-    out = from_float32(with_sign(value, as_bits(x)), out_ptr.dtype.element_ty)
+    rounded = tl.minimum(round_to_value(y, exponent, random, MANTISSA_BITS), limit)
+    sign = element_sign(as_bits(x), rounded, TWOS_COMPLEMENT)
+    out = from_float32(with_sign(rounded * scale_value(byte), sign), out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 
@@ -127,6 +130,7 @@ def fake_quant_pieces_kernel(
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
     LARGEST: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -156,8 +160,9 @@ def fake_quant_pieces_kernel(
         random = None
         if AXIS is not None:
             random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
-        value = tl.minimum(round_to_value(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS), limit) * scale
-        out = from_float32(with_sign(value, as_bits(x)), out_ptr.dtype.element_ty)
+        rounded = tl.minimum(round_to_value(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS), limit)
+        sign = element_sign(as_bits(x), rounded, TWOS_COMPLEMENT)
+        out = from_float32(with_sign(rounded * scale, sign), out_ptr.dtype.element_ty)
         outs = outs + (out,)
     store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
 

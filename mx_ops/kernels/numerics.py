@@ -32,6 +32,7 @@ def constants(fmt: Format) -> dict[str, Any]:
         "NAN_CODE": fmt.nan_code,
         "CODES_PER_BYTE": fmt.codes_per_byte,
         "HAS_SPECIAL_CODES": fmt.has_special_codes,
+        "TWOS_COMPLEMENT": fmt.twos_complement,
     }
 
 
@@ -66,6 +67,8 @@ def from_float32(value, DTYPE: tl.constexpr):
 @triton.jit
 def scale_byte(amax_bits, EMAX: tl.constexpr, THRESHOLD: tl.constexpr):
     exponent = (amax_bits + (0x7FFFFF - THRESHOLD)) >> 23
+    if EMAX == 0:
+        exponent = tl.where(amax_bits < 1 << 23, (amax_bits + (0x7FFFFF - ((THRESHOLD + (1 << 23)) >> 1))) >> 23, exponent)
     return tl.where(amax_bits >= EXPONENT, 255, tl.minimum(tl.maximum(exponent - EMAX, 0), 254))
 
 
@@ -117,6 +120,31 @@ def round_to_code(y, exponent, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.con
 
 
 @triton.jit
+def signed_code(magnitude, x_bits, BITS: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
+    if TWOS_COMPLEMENT:
+        negative = x_bits >> 31
+        return ((magnitude ^ negative) - negative) & ((1 << BITS) - 1)
+    else:
+        return magnitude | ((x_bits >> (32 - BITS)) & (1 << (BITS - 1)))
+
+
+@triton.jit
+def magnitude_code(code, BITS: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
+    if TWOS_COMPLEMENT:
+        return tl.abs((code << (32 - BITS)) >> (32 - BITS))
+    else:
+        return code & ((1 << (BITS - 1)) - 1)
+
+
+@triton.jit
+def element_sign(x_bits, value, TWOS_COMPLEMENT: tl.constexpr):
+    if TWOS_COMPLEMENT:
+        return tl.where(value == 0, 0, x_bits)
+    else:
+        return x_bits
+
+
+@triton.jit
 def decode(
     magnitude,
     limit,
@@ -140,12 +168,6 @@ def decode(
 def with_sign(value, sign_bits):
     """ATen's copysign, for a value without a sign and the sign bit of an int32."""
     return as_float(as_bits(value) | (sign_bits & SIGN))
-
-
-@triton.jit
-def sign_of_code(x, BITS: tl.constexpr):
-    """The sign bit of x's code."""
-    return (as_bits(x) >> (32 - BITS)) & (1 << (BITS - 1))
 
 
 @triton.jit

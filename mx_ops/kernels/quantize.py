@@ -17,7 +17,7 @@ from .numerics import (
     random_bits,
     round_to_code,
     scale_blocks,
-    sign_of_code,
+    signed_code,
     to_float32,
 )
 from .pieces import PIECES, by_rows, load_pieces, matrix_axes, random_piece, scale_pieces, shared_words, store_codes, tile_axes
@@ -69,6 +69,7 @@ def quantize_kernel(
     EMAX: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -99,7 +100,7 @@ def quantize_kernel(
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-    code |= sign_of_code(x, BITS)
+    code = signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)
     code = tl.where(scale == 255, NAN_CODE, code)
     UNIT: tl.constexpr = 8 if CODES_PER_BYTE > 1 else 1  # codes that are stored as one
     if CODES_PER_BYTE > 1:
@@ -157,6 +158,7 @@ def quantize_pieces_kernel(
     EMAX: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
     WORDS: tl.constexpr,  # whether every row's codes start at a multiple of eight of them
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -189,7 +191,7 @@ def quantize_pieces_kernel(
         if AXIS is not None:
             random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
         code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-        code = tl.where(scale == 255, NAN_CODE, code | sign_of_code(x, BITS))
+        code = tl.where(scale == 255, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
         codes = codes + (code,)
     COLUMNS: tl.constexpr = BLOCKS * BLOCK
     store_codes(

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..formats import Format
 from ..symbols import known
 from .launch import Launch, launch, prepare
-from .numerics import as_bits, grid_exponent, inverse_scale, pack, round_to_code, scale_blocks, sign_of_code, to_float32
+from .numerics import as_bits, grid_exponent, inverse_scale, pack, round_to_code, scale_blocks, signed_code, to_float32
 from .pieces import PIECES, by_rows, in_order, load_pieces, matrix_axes, random_piece, scale_pieces, shared_words, store_words, tile_axes
 from .quantize import quantize
 from .tiling import COUNTS, Tile, View, left, places, plan, program_tile
@@ -71,6 +71,7 @@ def quantize_both_kernel(
     EMAX: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -111,7 +112,7 @@ def quantize_both_kernel(
         x = to_float32(pieces[j])
         y = tl.abs(x) * inverse
         code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-        code = tl.where(scale == 255, NAN_CODE, code | sign_of_code(x, BITS))
+        code = tl.where(scale == 255, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
         words |= code.to(WORD) << (SLOT * j)
 
         x = tl.reshape(x, LINES, ROWS // BLOCK, BLOCK)
@@ -119,7 +120,7 @@ def quantize_both_kernel(
             random = tl.reshape(random, LINES, ROWS // BLOCK, BLOCK)
         along, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
         code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-        code = tl.where(along == 255, NAN_CODE, code | sign_of_code(x, BITS))
+        code = tl.where(along == 255, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
         scales = scales + (along.to(tl.uint8),)
         if CODES_PER_BYTE > 1:
             stored = pack(code, CODES_PER_BYTE)
