@@ -50,9 +50,15 @@ def launch(op, format, dtype, shape, order, dim, seeded):
     x = torch.zeros([shape[d] for d in order], dtype=getattr(torch, dtype)).permute([order.index(d) for d in range(len(order))])
     elements, scales = torch.empty(0), torch.empty(0)
     if op != "fake_quant":
-        elements, scales = torch.ops.mx.quantize(torch.zeros(shape, device="meta"), format, dim=dim)
+        scale = torch.ones(1, device="meta") if fmt.has_tensor_scale else None
+        elements, scales = torch.ops.mx.quantize(torch.zeros(shape, device="meta"), format, None, scale, dim=dim, block_size=32)
         elements, scales = torch.empty_like(elements, device="cpu"), torch.empty_like(scales, device="cpu")
-    inputs = {"fake_quant": (x, torch.empty_like(x), seed), "quantize": (x, elements, scales, seed), "dequantize": (elements, scales, x)}
+    scale = torch.ones(1) if fmt.has_tensor_scale else None
+    inputs = {
+        "fake_quant": (x, torch.empty_like(x), seed, scale),
+        "quantize": (x, elements, scales, seed, scale),
+        "dequantize": (elements, scales, x, scale),
+    }
     threshold = () if op == "dequantize" else (get_threshold(fmt, None, seeded),)
     assert getattr(kernels, op)(*inputs[op], fmt, dim, 32, *threshold)
 

@@ -15,7 +15,7 @@ from torch._dynamo.testing import AotEagerAndRecordGraphs
 
 import mx_ops
 
-OPS = ("quantize", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant")
+OPS = ("quantize", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant", "nvfp4_fake_quant", "tensor_scale")
 
 
 def print_graph(program: torch.export.ExportedProgram) -> str:
@@ -73,6 +73,11 @@ mx::mxfp4_fake_quant(Tensor input, Tensor? seed=None,
     -> Tensor
 mx::mxfp8_fake_quant(Tensor input, str format="e4m3", Tensor? seed=None,
     *, int dim=-1, int? block_size=None, str? scale_mode=None)
+    -> Tensor
+mx::nvfp4_fake_quant(Tensor input, Tensor? seed=None, Tensor? tensor_scale=None,
+    *, int dim=-1, int? block_size=None)
+    -> Tensor
+mx::tensor_scale(Tensor input, str format="nvfp4")
     -> Tensor""",
         )
 

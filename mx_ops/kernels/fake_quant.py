@@ -11,14 +11,15 @@ from ..formats import Format
 from .launch import launch
 from .numerics import (
     as_bits,
+    element_limit,
     element_sign,
     from_float32,
-    largest_quotient,
     random_bits,
     round_to_value,
     scale_blocks,
-    scale_value,
+    scaled,
     to_float32,
+    usable,
     with_sign,
 )
 from .tiling import View, inside, lanes, places, program_tile
@@ -33,6 +34,7 @@ def fake_quant_kernel(
     x_ptr,
     out_ptr,
     seed_ptr,  # None rounds to nearest
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -83,24 +85,35 @@ def fake_quant_kernel(
     else:
         mask = None
         x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
-    byte, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    byte, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST)
     random = None
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
-    limit = tl.minimum(largest_quotient(byte, DTYPE_MAX), LARGEST)
+    limit = tl.minimum(element_limit(byte, tensor_scale, DTYPE_MAX), LARGEST)
     rounded = tl.minimum(round_to_value(y, exponent, random, MANTISSA_BITS), limit)
     sign = element_sign(as_bits(x), rounded, TWOS_COMPLEMENT)
-    out = from_float32(with_sign(rounded * scale_value(byte), sign), out_ptr.dtype.element_ty)
+    out = from_float32(with_sign(scaled(rounded, byte, tensor_scale, DTYPE_MAX), sign), out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 
 def fake_quant(
-    x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int, traced: bool = False
+    x: Tensor,
+    out: Tensor,
+    seed: Tensor | None,
+    tensor_scale: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    threshold: int,
+    traced: bool = False,
 ) -> bool:
     """Fill out; False if the shape is beyond the kernel."""
     return launch(
         fake_quant_kernel,
-        (x, out, seed),
+        (x, out, seed, tensor_scale),
         (View(x.stride()), View(out.stride())),
         x.shape,
         dim,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import launch
-from .numerics import as_bits, pack, random_bits, round_to_code, scale_blocks, signed_code, to_float32
+from .numerics import as_bits, pack, random_bits, round_to_code, scale_blocks, signed_code, to_float32, usable
 from .tiling import View, inside, lanes, places, program_tile
 
 # Elements in a tile. Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy: MXFP4 0.99, against 0.93 with
@@ -22,6 +22,7 @@ def quantize_kernel(
     elements_ptr,
     scales_ptr,
     seed_ptr,  # None rounds to nearest
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -54,8 +55,10 @@ def quantize_kernel(
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
+    LARGEST: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -90,13 +93,16 @@ def quantize_kernel(
         byte_mask = None
         block_mask = None
         x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
-    scale, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    scale, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST)
     random = None
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
     code = signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)
-    code = tl.where(scale == 255, NAN_CODE, code)
+    code = tl.where(scale == NAN_SCALE, NAN_CODE, code)
     packed = pack(code, BITS, CODES_PER_BYTE)
     tl.store(elements_ptr + (row * elements_row + byte * elements_length), packed.to(tl.uint8), mask=byte_mask)
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
@@ -107,6 +113,7 @@ def quantize(
     elements: Tensor,
     scales: Tensor,
     seed: Tensor | None,
+    tensor_scale: Tensor | None,
     fmt: Format,
     dim: int,
     block_size: int,
@@ -116,7 +123,7 @@ def quantize(
     """Fill elements and scales; False if the shape is beyond the kernel."""
     return launch(
         quantize_kernel,
-        (x, elements, scales, seed),
+        (x, elements, scales, seed, tensor_scale),
         (
             View(x.stride()),
             View(elements.stride(), fmt.codes_per_byte),
