@@ -1,4 +1,4 @@
-"""mx_ops: OCP Microscaling (MX) quantization as PyTorch ops.
+"""mx_ops: OCP Microscaling (MX) and NVFP4 quantization as PyTorch ops.
 
 Importing it registers the ops of ``torch.ops.mx``; the functions here are the same ops with torch's own dtypes.
 """
@@ -16,9 +16,12 @@ from .functional import (
     mxfp4_forward,
     mxfp8_fake_quant,
     mxfp8_forward,
+    nvfp4_fake_quant,
+    nvfp4_forward,
     quantize,
     quantize_both,
     swizzle_scales,
+    tensor_scale,
     unswizzle_scales,
 )
 from .library import decompositions
@@ -41,8 +44,11 @@ __all__ = [
     "mxfp4_forward",
     "mxfp8_fake_quant",
     "mxfp8_forward",
+    "nvfp4_fake_quant",
+    "nvfp4_forward",
     "quantize",
     "quantize_both",
     "swizzle_scales",
+    "tensor_scale",
     "unswizzle_scales",
 ]

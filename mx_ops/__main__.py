@@ -35,6 +35,7 @@ Columns:
   largest error  max |x - q|
   clipped %      share of values beyond the largest one that their block can hold
 
+A format with one rule for its scales has no scale mode. One with a scale for the whole tensor has that of the tensor's finite values.
 A NaN or an Inf turns its block into NaN: those blocks count for bits/value alone.
 
 Exit status: 0 all bits agree, 1 some differ, 2 a file cannot be read or an argument is wrong.
@@ -184,12 +185,12 @@ def shorten(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def row(fmt: Format, scale_mode: str, figures: Figures) -> list[str]:
+def row(fmt: Format, scale_mode: str | None, figures: Figures) -> list[str]:
     """The cells of a table's row."""
     sqnr = "exact" if figures.sqnr == math.inf else f"{figures.sqnr:.2f}"
     error = f"{figures.largest_error:#.4g}" if figures.measured else "nan"
     cells = [f"{figures.bits:.3f}", sqnr, error, f"{100 * figures.clipped_share:.3f}"]
-    return [fmt.name, scale_mode, *("-" if cell == "nan" else cell for cell in cells)]
+    return [fmt.name, scale_mode or "-", *("-" if cell == "nan" else cell for cell in cells)]
 
 
 def align(table: list[list[str]]) -> list[str]:

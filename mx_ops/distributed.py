@@ -4,7 +4,8 @@ A DTensor gives the bits of the whole tensor that it stands for. A shard along a
 along the blocked dim if blocks do not straddle shards. Whatever else there is (other shards along the blocked dim, partial sums) is
 redistributed to replicas first. Under a seed everything is, for the noise depends on the position in the whole tensor: to keep shards,
 give each rank noise of its own, with `fold_seed` on its ``to_local()``. A seed that is a plain tensor or an int is agreed on by a
-reduction of its eight bytes; a replicated DTensor needs none.
+reduction of its eight bytes; a replicated DTensor needs none. A scale of the whole tensor that is not given is that of all shards, which
+takes a reduction of four bytes; one that is given may be a DTensor, or a plain tensor, which is taken as it is on each rank.
 
 >>> import mx_ops.distributed
 >>> from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
@@ -77,6 +78,23 @@ def agree(seed: Tensor, mesh: DeviceMesh) -> Tensor:
     return seed.full_tensor()
 
 
+def agree_on_scale(scale: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The scale of the whole tensor: the largest of those of its shards, as integers, of which NaN is the largest."""
+    bits = DTensor.from_local(scale.view(torch.int32) & 0x7FFFFFFF, mesh, [Partial("max")] * mesh.ndim, run_check=False)
+    return bits.full_tensor().view(torch.float32)
+
+
+def scale_of_shards(cls: type, op: Callable, types: tuple, args: tuple, kwargs: Any = None) -> Any:
+    """``mx::tensor_scale`` of a DTensor, which is a replicated one."""
+    x, *rest = args
+    placements = [Replicate() if placement.is_partial() else placement for placement in x.placements]
+    with torch.no_grad():
+        scale = op(x.redistribute(placements=placements).to_local(), *rest)
+        if any(placement != Replicate() for placement in placements):
+            scale = agree_on_scale(scale, x.device_mesh)
+        return DTensor.from_local(scale, x.device_mesh, [Replicate()] * x.device_mesh.ndim, run_check=False)
+
+
 def distribute(
     function: Callable[..., library.Call], names: list[str], cls: type, op: Callable, types: tuple, args: tuple, kwargs: Any = None
 ) -> Any:
@@ -87,6 +105,7 @@ def distribute(
     """
     arguments = dict(zip(names, args)) | (kwargs or {})
     seed = arguments.pop("seed", None)
+    scale = arguments.get("tensor_scale")
     blocked = {name: arguments[name] for name in ("input", "elements", "scales") if name in arguments}
     for name, tensor in blocked.items():
         if not isinstance(tensor, DTensor):
@@ -97,17 +116,24 @@ def distribute(
         raise ValueError(f"elements are on {mesh}, scales on {others[0].device_mesh}: redistribute them to one mesh")
 
     with torch.no_grad():  # the gradient is the op's own, and it is above this
-        whole = {name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for name, t in blocked.items()}
+        if isinstance(scale, DTensor):
+            scale = arguments["tensor_scale"] = scale.full_tensor()
+        given = blocked if scale is None else blocked | {"tensor_scale": scale}
+        whole = {name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for name, t in given.items()}
         call = function(**arguments | whole)
         block_size = call.rule[2]
         if seed is None:
-            tensors = [tensor for tensor in call.tensors if tensor is not None]
+            tensors = [tensor for tensor in call.tensors[:-1] if tensor is not None]  # all but the scale of the whole tensor
             lengths = {dim: max(tensor.shape[dim] for tensor in tensors) for dim in call.blocked}  # of the values: nothing is longer
             placements = keep(first.placements, mesh, lengths, block_size)
         else:
             placements = [Replicate()] * mesh.ndim
             arguments["seed"] = agree(seed, mesh)
         local = {name: tensor.redistribute(placements=placements).to_local() for name, tensor in blocked.items()}
+        if scale is None and call.rule[0].has_tensor_scale:
+            arguments["tensor_scale"] = torch.ops.mx.tensor_scale(local["input"], call.rule[0].name)
+            if any(placement != Replicate() for placement in placements):
+                arguments["tensor_scale"] = agree_on_scale(arguments["tensor_scale"], mesh)
         outputs = op(**arguments | local)
 
         def wrap(output: Tensor, whole: Tensor) -> DTensor:
@@ -118,16 +144,11 @@ def distribute(
 
 # `torch.distributed.tensor.experimental.register_sharding` would not do: DTensor then caches what a call gives by its tensors and ints,
 # not by its format, so that a second format gets the shapes of the first; and a rule for one dim of a mesh does not see the others.
-for function in (
-    library.quantize,
-    library.quantize_both,
-    library.dequantize,
-    library.fake_quant,
-    library.mxfp4_fake_quant,
-    library.mxfp8_fake_quant,
-):
+fake_quants = (library.fake_quant, library.mxfp4_fake_quant, library.mxfp8_fake_quant, library.nvfp4_fake_quant)
+for function in (library.quantize, library.quantize_both, library.dequantize, *fake_quants):
     rule = functools.partial(distribute, function, inspect.getfullargspec(function).args)
     torch.library.register_torch_dispatch(f"mx::{function.__name__}", DTensor, rule, lib=library.library)
+torch.library.register_torch_dispatch("mx::tensor_scale", DTensor, scale_of_shards, lib=library.library)
 
 
 def distribute_matrices(

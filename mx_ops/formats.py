@@ -1,7 +1,8 @@
 """Facts about the formats and the scale modes. Every fact stands here once; no other file names a format.
 
 Sources: element types and emax, OCP Microscaling Formats (MX) v1.0, sections 5.1 and 5.3; the scale mode ``floor``, section 6.3;
-``rceil`` is the rule of NVIDIA's hardware and libraries (the smallest scale that clips nothing).
+``rceil`` is the rule of NVIDIA's hardware and libraries (the smallest scale that clips nothing). NVFP4: the two levels of scales
+of Pretraining Large Language Models with NVFP4 (NVIDIA, arXiv 2509.25149).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Format:
     dtype: torch.dtype  # torch's own name for a byte of elements
     block_size: int = 32
     twos_complement: bool = False  # a negative code is 2^bits less its magnitude, and there is no -0
+    scale: Format | None = None  # whose elements the scales of blocks are, under one float32 for the whole tensor; None: they are E8M0
 
     @property
     def codes_per_byte(self) -> int:
@@ -53,16 +55,44 @@ class Format:
         """Whether some codes are NaN or infinite."""
         return self.largest_code < 2 ** (self.bits - 1) - 1
 
+    @property
+    def has_tensor_scale(self) -> bool:
+        """Whether the whole tensor has a scale too."""
+        return self.scale is not None
+
+    @property
+    def divides(self) -> bool:
+        """Whether elements are quotients that round, since scales are no powers of two."""
+        return self.scale is not None
+
+    @property
+    def scale_dtype(self) -> torch.dtype:
+        """The dtype whose bytes are the scales of blocks."""
+        return torch.float8_e8m0fnu if self.scale is None else self.scale.dtype
+
+    @property
+    def nan_scale(self) -> int:
+        """The scale of a block that holds a NaN or an Inf."""
+        return 255 if self.scale is None else self.scale.nan_code
+
+    @property
+    def scale_modes(self) -> tuple[str, ...]:
+        """The names of the modes in which scales are found; none where there is one rule."""
+        return tuple(SCALE_MODES) if self.scale is None else ()
+
+
+E4M3 = Format("mxfp8_e4m3", "E4M3", 8, 3, -6, 8, 448.0, 0x7F, torch.float8_e4m3fn)
 
 FORMATS = {
     row.name: row
     for row in (
         Format("mxfp4", "E2M1", 4, 1, 0, 2, 6.0, 0x00, torch.float4_e2m1fn_x2),
-        Format("mxfp8_e4m3", "E4M3", 8, 3, -6, 8, 448.0, 0x7F, torch.float8_e4m3fn),
+        E4M3,
         Format("mxfp8_e5m2", "E5M2", 8, 2, -14, 15, 57344.0, 0x7F, torch.float8_e5m2),
         Format("mxfp6_e2m3", "E2M3", 6, 3, 0, 2, 7.5, 0x00, torch.uint8),  # one code a byte, in its low bits
         Format("mxfp6_e3m2", "E3M2", 6, 2, -2, 4, 28.0, 0x00, torch.uint8),
         Format("mxint8", "INT8", 8, 6, 0, 0, 127 / 64, 0x00, torch.int8, twos_complement=True),
+        Format("nvfp4", "E2M1", 4, 1, 0, 2, 6.0, 0x00, torch.float4_e2m1fn_x2, block_size=16, scale=E4M3),
     )
 }
 
@@ -89,7 +119,14 @@ def get_format(name: str) -> Format:
 
 
 def get_threshold(fmt: Format, scale_mode: str | None, stochastic: bool) -> int:
-    """The threshold of a scale mode; None is floor, or rceil for stochastic rounding, which clipping would bias."""
+    """The threshold of a scale mode; None is floor, or rceil for stochastic rounding, which clipping would bias.
+
+    A format that has no modes has no threshold: 0. Raises ValueError, naming the modes there are.
+    """
+    if not fmt.scale_modes:
+        if scale_mode is not None:
+            raise ValueError(f"{fmt.name} has one rule for its scales: leave scale_mode out (it is {scale_mode!r})")
+        return 0
     if scale_mode is None:
         scale_mode = "rceil" if stochastic else "floor"
     if scale_mode not in SCALE_MODES:

@@ -24,32 +24,34 @@ def quantize(
     block_size: int | None = None,
     scale_mode: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Quantize to MX blocks: element codes, and one power-of-two scale a block.
+    """Quantize to MX or NVFP4 blocks: element codes, and one scale a block, which in MX is a power of two.
 
     A block is ``block_size`` consecutive elements along ``dim`` (the last of a row may be short); its scale is
     2^(floor(log2(amax)) - emax) under ``scale_mode="floor"`` (OCP MX v1.0, section 6.3). Elements are divided by the scale, rounded to
-    nearest even, and saturated. A block that holds a NaN or an Inf gets the NaN scale.
+    nearest even, and saturated. A block that holds a NaN or an Inf gets the NaN scale. How NVFP4 does it: see `nvfp4_fake_quant`.
 
     Args:
         x: float32, bfloat16 or float16, of rank 1 or more, any strides.
-        format: a name of `mx_ops.FORMATS`, such as ``"mxfp4"``, ``"mxfp8_e4m3"``, ``"mxfp6_e2m3"`` or ``"mxint8"``.
+        format: a name of `mx_ops.FORMATS`, such as ``"mxfp4"``, ``"mxfp8_e4m3"``, ``"mxfp6_e2m3"``, ``"mxint8"`` or ``"nvfp4"``.
         stochastic_rounding: round up with the probability of the remainder, by random numbers of `seed`. Then ``scale_mode`` is
             ``"rceil"`` unless given: under ``"floor"`` a block's top clips, which biases.
         seed: one int64 on x's device (or an int), the only source of randomness: the same seed gives the same bits on every device,
             for every layout, compiled or not. A seed implies stochastic rounding. Without one, `torch.randint` draws it.
-        tensor_scale: for formats with a second scale, which these are not.
+        tensor_scale: for ``"nvfp4"`` alone, which needs one: a float32 on x's device, such as ``mx_ops.tensor_scale(x)``. It is no result:
+            keep it for `dequantize`. ``torch.ones(1)`` is no second scale.
         dim: the dim along which blocks lie.
-        block_size: 16, 32, 64, 128 or 256; the format's own (32) unless given.
+        block_size: 16, 32, 64, 128 or 256; the format's own (32, and 16 for NVFP4) unless given.
         scale_mode: ``"floor"``; ``"rceil"``, the smallest scale that clips nothing, as NVIDIA's hardware computes it; ``"ceil"``,
-            which rounds up to the next power of two; or ``"even"``, which rounds amax to the element's mantissa first.
+            which rounds up to the next power of two; or ``"even"``, which rounds amax to the element's mantissa first. NVFP4 has none.
 
     Returns:
         Elements, in the format's dtype (float4_e2m1fn_x2: two along ``dim`` in a byte, the first in the low bits; float8_e4m3fn;
-        float8_e5m2; uint8 for MXFP6, whose codes have a byte each; int8), and scales (float8_e8m0fnu), ceil(n / block_size) along
-        ``dim``. Both have ``dim`` innermost in memory.
+        float8_e5m2; uint8 for MXFP6, whose codes have a byte each; int8), and scales (float8_e8m0fnu, or float8_e4m3fn for NVFP4),
+        ceil(n / block_size) along ``dim``. Both have ``dim`` innermost in memory.
 
     Raises:
-        ValueError: unknown format, scale mode or block size; an odd length along ``dim`` for mxfp4; a seed that does not fit.
+        ValueError: unknown format, scale mode or block size; an odd length along ``dim`` for mxfp4 and nvfp4; a seed or a tensor_scale
+            that does not fit; no tensor_scale for nvfp4, one for another format, or a scale mode for nvfp4.
         TypeError: another dtype; a seed that is neither a tensor nor an int.
         IndexError: ``dim`` out of range, or x of rank 0.
 
@@ -62,7 +64,8 @@ def quantize(
     """
     seed = _seed(x, stochastic_rounding, seed)
     elements, scales = _ops.quantize(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
-    return elements.view(get_format(format).dtype), scales.view(torch.float8_e8m0fnu)
+    fmt = get_format(format)
+    return elements.view(fmt.dtype), scales.view(fmt.scale_dtype)
 
 
 def quantize_both(
@@ -102,8 +105,8 @@ def quantize_both(
     seed = _seed(x, stochastic_rounding, seed)
     codes = _ops.quantize_both(x, format, seed, tensor_scale, block_size=block_size, scale_mode=scale_mode)
     elements, scales, elements_t, scales_t = codes
-    dtypes = (get_format(format).dtype, torch.float8_e8m0fnu)
-    return elements.view(dtypes[0]), scales.view(dtypes[1]), elements_t.view(dtypes[0]), scales_t.view(dtypes[1])
+    fmt = get_format(format)
+    return elements.view(fmt.dtype), scales.view(fmt.scale_dtype), elements_t.view(fmt.dtype), scales_t.view(fmt.scale_dtype)
 
 
 def dequantize(
@@ -116,12 +119,11 @@ def dequantize(
     block_size: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The values of MX blocks: each element times its block's scale (OCP MX v1.0, section 5.1).
+    """The values of blocks: each element times its block's scale (OCP MX v1.0, section 5.1).
 
     Args:
         elements, scales: as `quantize` gives them, or the same bytes as uint8; any strides.
-        format, dim, block_size: as they were quantized.
-        tensor_scale: for formats with a second scale, which these are not.
+        format, tensor_scale, dim, block_size: as they were quantized.
         dtype: float32, bfloat16 or float16. A finite product beyond its range saturates to its largest value; only a NaN scale or an
             element that is NaN or Inf gives such a value.
 
@@ -129,7 +131,7 @@ def dequantize(
         A tensor of ``dtype``, with ``dim`` innermost in memory.
 
     Raises:
-        ValueError: unknown format or block size; scales whose shape does not fit.
+        ValueError: unknown format or block size; scales or a tensor_scale that do not fit; no tensor_scale for nvfp4.
         TypeError: elements that are not of the format's dtype, or another ``dtype``.
         IndexError: ``dim`` out of range.
 
@@ -137,9 +139,9 @@ def dequantize(
     >>> mx_ops.dequantize(codes, torch.tensor([[128]], dtype=torch.uint8), "mxfp4")  # times 2 to the 128 - 127
     tensor([[  1.,   2.,   8., -12.]])
     """
-    element_dtype = get_format(format).dtype
-    elements = _bytes(elements, element_dtype, f"elements of {format}")
-    scales = _bytes(scales, torch.float8_e8m0fnu, "scales")
+    fmt = get_format(format)
+    elements = _bytes(elements, fmt.dtype, f"elements of {format}")
+    scales = _bytes(scales, fmt.scale_dtype, "scales")
     return _ops.dequantize(elements, scales, format, tensor_scale, dim=dim, block_size=block_size, dtype=dtype)
 
 
@@ -156,7 +158,8 @@ def fake_quant(
 ) -> Tensor:
     """What x becomes in MX: ``dequantize(quantize(x))`` in x's dtype, to the bit, in one pass. The gradient passes straight through.
 
-    Args and errors are those of `quantize`, but a length along ``dim`` may be odd.
+    Args and errors are those of `quantize`, but a length along ``dim`` may be odd, and NVFP4 takes ``mx_ops.tensor_scale(x)`` where no
+    tensor_scale is given.
 
     Returns:
         A tensor of x's shape, dtype and (if x is dense) strides.
@@ -210,6 +213,70 @@ def mxfp8_fake_quant(
     """
     seed = _seed(x, stochastic_rounding, seed)
     return _ops.mxfp8_fake_quant(x, format, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
+
+
+def nvfp4_fake_quant(
+    x: Tensor,
+    stochastic_rounding: bool = False,
+    *,
+    seed: Tensor | int | None = None,
+    tensor_scale: Tensor | None = None,
+    dim: int = -1,
+    block_size: int | None = None,
+) -> Tensor:
+    """`fake_quant` to NVFP4: E2M1 elements in blocks of 16, whose scales are E4M3, under one float32 scale t for the whole tensor.
+
+    All arithmetic is float32, and each operation is rounded to nearest even once. For each block, from its largest magnitude amax:
+
+    1. t is `tensor_scale`, or `mx_ops.tensor_scale(x)`: amax of the whole tensor / 2688. Below 2^-149 it counts as that, so that 0 is no
+       error; a negative, infinite or NaN t makes everything NaN. It is not read before the kernels run: so that raises nothing.
+    2. s = (amax / 6) / t, two quotients, rounded to E4M3, saturated at 448; at least 2^-9, E4M3's least, but 0 for a block of zeros.
+    3. d = s * t, at most float32's largest value. This is what elements are divided by and, by `dequantize`, multiplied by.
+    4. Elements are x / d, rounded to nearest even on the E2M1 grid, and saturated at 6; 0 if d is 0. -0 stays -0. Under stochastic
+       rounding it is floor(|x / d| / step + u) steps, with the random bits that every format has at this place.
+    5. Values are element * d, rounded once more to x's dtype, and at most its largest value.
+
+    A NaN or an Inf makes its block NaN: scale 0x7F, elements 0. If t is computed it makes t NaN, and so all of the tensor.
+
+    torchao (0.18) has the same t, and the same s but that it has none below 2^-6, E4M3's least normal number; what it dequantizes has
+    the same bits. It multiplies by the rounded (1 / t) / s where this divides by d: an element within a float32 step of a tie between two
+    codes may then be the other. In most tensors none is; in some of bfloat16, where t puts many on ties, 0.1% are. Of zeros it makes NaN.
+
+    >>> mx_ops.nvfp4_fake_quant(torch.tensor([0.6, 2.4, -5.1]))  # t is 5.1 / 2688, s 448 and d 0.85
+    tensor([ 0.4250,  2.5500, -5.1000])
+    """
+    seed = _seed(x, stochastic_rounding, seed)
+    return _ops.nvfp4_fake_quant(x, seed, tensor_scale, dim=dim, block_size=block_size)
+
+
+def tensor_scale(x: Tensor, format: str = "nvfp4") -> Tensor:
+    """The scale of a whole tensor, for a format that has one: x's largest magnitude / 2688, which is 6 * 448, rounded once.
+
+    So the block with that magnitude has the largest scale, 448, and that element the largest code, 6. It stays on x's device: nothing is
+    synchronized, and a CUDA graph or a compiled one that holds it computes it anew. Of a DTensor it is the scale of the whole.
+
+    Args:
+        x: float32, bfloat16 or float16, of any shape and strides.
+        format: ``"nvfp4"``, the only one that has such a scale.
+
+    Returns:
+        One float32, of shape [1], without a gradient: 0 if x is empty or has zeros only; NaN if x holds a NaN, and Inf if it holds an Inf.
+
+    Raises:
+        ValueError: unknown format, or one without a scale for the whole tensor.
+        TypeError: another dtype.
+
+    >>> x = torch.tensor([[1.0, -0.3, 5376.0, 0.1]])
+    >>> scale = mx_ops.tensor_scale(x)
+    >>> scale
+    tensor([2.])
+    >>> elements, scales = mx_ops.quantize(x, "nvfp4", tensor_scale=scale)
+    >>> scales.dtype, scales.float()
+    (torch.float8_e4m3fn, tensor([[448.]]))
+    >>> mx_ops.dequantize(elements, scales, "nvfp4", tensor_scale=scale)
+    tensor([[   0.,   -0., 5376.,    0.]])
+    """
+    return _ops.tensor_scale(x, format)
 
 
 def swizzle_scales(scales: Tensor) -> Tensor:
@@ -321,6 +388,15 @@ def mxfp8_forward(x: Tensor, format: str = "e4m3", stochastic_rounding: bool = F
     tensor([ 0.6250,  2.5000, -5.0000])
     """
     return mxfp8_fake_quant(x, format, stochastic_rounding)
+
+
+def nvfp4_forward(x: Tensor, scale_per_t: Tensor | None = None, stochastic_rounding: bool = False) -> Tensor:
+    """`nvfp4_fake_quant`, by the name of the kernel that it succeeds: ``scale_per_t`` is the tensor_scale.
+
+    >>> mx_ops.nvfp4_forward(torch.tensor([0.6, 2.4, -5.1]))
+    tensor([ 0.4250,  2.5500, -5.1000])
+    """
+    return nvfp4_fake_quant(x, stochastic_rounding, tensor_scale=scale_per_t)
 
 
 def fake_quant_mxfp4(x: Tensor, stochastic_rounding: bool = False) -> Tensor:

@@ -67,7 +67,7 @@ class Call(NamedTuple):
     """A checked call: its kernel and twin by name, the tensors and the rule they take, and which of the tensors are the outputs."""
 
     name: str
-    tensors: tuple[Any, ...]  # the input first; where there can be a seed it comes last, or None
+    tensors: tuple[Any, ...]  # the input first; last the seed, where there can be one, and the tensor's scale; or None
     rule: tuple
     outputs: Any  # a Tensor, or a tuple of them
 
@@ -79,10 +79,17 @@ class Call(NamedTuple):
 
     def run(self, traced: bool = False) -> Any:
         """Fill the outputs: by the kernel where the device has one that takes these shapes, else by the reference."""
-        kernel = getattr(kernels_for(self.tensors[0].device.type), self.name, None)
-        if kernel is None or (traced and fuses(self)) or not kernel(*self.tensors, *self.rule, traced=traced):
-            getattr(reference, self.name)(*self.tensors, *self.rule, traced=traced)
+        tensors = self.scaled_tensors(traced)
+        kernel = getattr(kernels_for(tensors[0].device.type), self.name, None)
+        if kernel is None or (traced and fuses(self)) or not kernel(*tensors, *self.rule, traced=traced):
+            getattr(reference, self.name)(*tensors, *self.rule, traced=traced)
         return self.outputs
+
+    def scaled_tensors(self, traced: bool) -> tuple[Any, ...]:
+        """The tensors, with the scale of the whole one computed where the format has one that was not given."""
+        if self.tensors[-1] is not None or not self.rule[0].has_tensor_scale:
+            return self.tensors
+        return (*self.tensors[:-1], tensor_scale(self.tensors[0], self.rule[0].name).run(traced))
 
 
 def fuses(call: Call) -> bool:
@@ -94,18 +101,23 @@ def fuses(call: Call) -> bool:
     - two codes a byte Inductor packs at 0.24 to 0.42, the kernel at 0.96;
     - along a dim that is not innermost in memory, or whose last block may be short, it makes two kernels, which both read the input;
     - random numbers it makes in a kernel of their own, and stores and loads 4 bytes an element for them;
-    - blocks along two dims it makes in two kernels at least.
+    - blocks along two dims it makes in two kernels at least;
+    - and quotients that round it gets right in float64 only (`reference.divide`): where elements are such, the kernel is there under any
+      setting.
 
-    The last two are read off the code that torch 2.13 generates. Along an innermost dim that comes to 18 to 20 instructions an element of
+    The second and third are read off the code that torch 2.13 generates. Along an innermost dim that is 18 to 20 instructions an element of
     fake_quant, a consumer included, for sm_90, where a copy of bfloat16 leaves time for about 38.
     """
+    quantizes = call.name in ("quantize", "quantize_both", "fake_quant")
+    if quantizes and call.rule[0].divides and kernels_for(call.tensors[0].device.type) is not None:
+        return False
     if config.get_lowering() != "auto":
         return config.lowering == "aten"
-    if call.name == "dequantize":
+    if not quantizes:
         return True
     if call.name == "quantize_both":
         return False
-    x, *_, seed = call.tensors
+    x, *_, seed, _ = call.tensors
     fmt, dim, block_size, _ = call.rule
     packs = call.name == "quantize" and fmt.codes_per_byte > 1
     _, whole_blocks = groups(x.shape[dim], block_size)
@@ -147,16 +159,21 @@ def resolve_dim(ndim: int, dim: int) -> int:
     return dim % ndim
 
 
-def check_input(x: Tensor, seed: Tensor | None, tensor_scale: Tensor | None, fmt: Format) -> None:
-    """Check the tensors of quantize and fake_quant. Raises TypeError and ValueError."""
+def check_dtype(x: Tensor) -> None:
+    """Check what is to be quantized. Raises TypeError."""
     if x.dtype not in DTYPES:
         raise TypeError(f"input is {x.dtype}; it may be {', '.join(map(str, DTYPES))}")
+
+
+def check_input(x: Tensor, seed: Tensor | None, tensor_scale: Tensor | None, fmt: Format, computed: bool) -> None:
+    """Check the tensors of quantize and fake_quant. Raises TypeError and ValueError."""
+    check_dtype(x)
     if seed is not None and (seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != x.device):
         raise ValueError(
             f"seed is {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}; it must be one int64 on the input's device, such as"
             f" torch.randint(2**63 - 1, (1,), device='{x.device}')"
         )
-    check_tensor_scale(tensor_scale, fmt)
+    check_tensor_scale(tensor_scale, fmt, x.device, computed)
 
 
 def check_codes(elements: Tensor, scales: Tensor, tensor_scale: Tensor | None, rule: Rule, dtype: torch.dtype) -> None:
@@ -177,13 +194,25 @@ def check_codes(elements: Tensor, scales: Tensor, tensor_scale: Tensor | None, r
     )
     if scales.device != elements.device:
         raise ValueError(f"scales are on {scales.device}, elements on {elements.device}: move them to one device")
-    check_tensor_scale(tensor_scale, rule.fmt)
+    check_tensor_scale(tensor_scale, rule.fmt, elements.device, False)
 
 
-def check_tensor_scale(tensor_scale: Tensor | None, fmt: Format) -> None:
-    """Refuse a second scale. Raises ValueError."""
-    if tensor_scale is not None:
-        raise ValueError(f"{fmt.name} has no scale for the whole tensor: leave tensor_scale out")
+def check_tensor_scale(tensor_scale: Tensor | None, fmt: Format, device: torch.device, computed: bool) -> None:
+    """Check the scale of the whole tensor, which formats without one refuse. Raises ValueError."""
+    if not fmt.has_tensor_scale:
+        if tensor_scale is not None:
+            raise ValueError(f"{fmt.name} has no scale for the whole tensor: leave tensor_scale out")
+    elif tensor_scale is None:
+        if not computed:
+            raise ValueError(
+                f"{fmt.name} has a scale for the whole tensor, which quantize and dequantize do not keep: give both the same tensor_scale,"
+                " such as mx_ops.tensor_scale(x), or torch.ones(1) if blocks are to have scales alone"
+            )
+    elif tensor_scale.dtype != torch.float32 or tensor_scale.numel() != 1 or tensor_scale.device != device:
+        raise ValueError(
+            f"tensor_scale is {tensor_scale.dtype} of shape {tuple(tensor_scale.shape)} on {tensor_scale.device}; it must be one float32 on"
+            f" the device of the other tensors, {device}, such as mx_ops.tensor_scale(x)"
+        )
 
 
 # Allocation: the blocked dim is the innermost in memory, as matrix units read it.
@@ -243,7 +272,8 @@ def decompose(function: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
     call = function(*args, **kwargs)
     given = {id(arg) for arg in args}
     tensors = [t.clone(memory_format=torch.contiguous_format) if id(t) in given and t is not None else t for t in call.tensors]
-    getattr(reference, call.name)(*tensors, *call.rule, traced=True)
+    copied = call._replace(tensors=tuple(tensors))
+    getattr(reference, call.name)(*copied.scaled_tensors(traced=True), *call.rule, traced=True)
     return call.outputs
 
 
@@ -251,11 +281,12 @@ def decompose(function: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
 
 
 def op(
-    schema: str, derivative: Callable | None = None, batching: Callable | None = None
+    schema: str, derivative: Callable | None = None, batching: Callable | None = None, whole: bool = False
 ) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
     """Define an op by its schema; register what the function says as its implementation on every backend, its fake, its gradient.
 
-    Schemas are forever: they only append arguments with defaults.
+    ``whole`` says that an op without a format always takes, or gives, a scale of the whole tensor. Schemas are forever: they only append
+    arguments with defaults.
     """
 
     def register(function: Callable[..., Call]) -> Callable[..., Call]:
@@ -263,14 +294,15 @@ def op(
         library.impl(name, lambda *args, **kwargs: function(*args, **kwargs).run(), "CompositeExplicitAutograd")
         torch.library.register_fake(f"mx::{name}", lambda *args, **kwargs: function(*args, **kwargs).outputs, lib=library)
         overload = getattr(torch.ops.mx, name).default
-        has_dim = any(argument.name == "dim" for argument in overload._schema.arguments)
-        seed_at = next((i for i, argument in enumerate(overload._schema.arguments) if argument.name == "seed"), sys.maxsize)
+        names = [argument.name for argument in overload._schema.arguments]
 
-        def vmap(info: Any, in_dims: tuple, *args: Any, dim: int = -1, **kwargs: Any) -> tuple[Any, Any]:
-            def call(*args: Any, dim: int) -> Any:
-                return overload(*args, **kwargs, **({"dim": dim} if has_dim else {}))
-
-            return batch(call, info.batch_size, in_dims, args, dim, seed_at)
+        def vmap(info: Any, in_dims: tuple, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            given = dict(zip(names, args))
+            fmt = FORMATS.get(given.get("format", ""))
+            alone = given.get("seed") is not None or (whole if fmt is None else fmt.has_tensor_scale)
+            # Where an op has no dim, blocks lie along the last two: a slice that has fewer gets its own error.
+            alone |= "dim" not in names and args[0].ndim - (in_dims[0] is not None) < 2
+            return batch(overload, info.batch_size, in_dims, args, kwargs, alone, "dim" in names)
 
         torch.library.register_vmap(f"mx::{name}", batching(overload) if batching else vmap, lib=library)
         torch.library.register_torch_dispatch(f"mx::{name}", FunctionalTensorMode, functools.partial(lower, function), lib=library)
@@ -363,20 +395,36 @@ def straight_through(overload: Any, function: Callable[..., Call]) -> Callable:
     return autograd
 
 
-def batch(op: Callable, size: int, in_dims: tuple[int | None, ...], args: tuple, dim: int, seed_at: int = 1) -> tuple[Any, Any]:
+def constant(overload: Any, function: Callable[..., Call]) -> Callable:
+    """The kernel for autograd of what has no derivative, though it is a floating-point number."""
+    implementation = make_autograd_impl(overload, Info(None, None))
+
+    def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.no_grad():
+            return implementation(keyset, *args, **kwargs)
+
+    return autograd
+
+
+def batch(
+    op: Callable, size: int, in_dims: tuple[int | None, ...], args: tuple, kwargs: dict, alone: bool, has_dim: bool = True
+) -> tuple[Any, Any]:
     """An op under vmap gives what a Python loop over the batch gives: by one call, where the batch may be one more dim of its tensors.
 
-    With a seed (argument ``seed_at``) it may not: each slice draws the noise that it would draw alone.
+    If each slice is ``alone`` it may not: with a seed it draws the noise, and with a scale of the whole tensor it has the scale, that it
+    would have by itself.
     """
-    if len(args) > seed_at and args[seed_at] is not None:
-        slices = [op(*(arg if at is None else arg.select(at, i) for arg, at in zip(args, in_dims)), dim=dim) for i in range(size)]
+    if alone:
+        slices = [op(*(arg if at is None else arg.select(at, i) for arg, at in zip(args, in_dims)), **kwargs) for i in range(size)]
         outputs = torch.stack(slices) if isinstance(slices[0], Tensor) else tuple(map(torch.stack, zip(*slices)))
     else:
         whole = [
             arg.movedim(at, 0) if at is not None else arg.expand(size, *arg.shape) if isinstance(arg, Tensor) else arg
             for arg, at in zip(args, in_dims)
         ]
-        outputs = op(*whole, dim=resolve_dim(whole[0].ndim - 1, dim) + 1)
+        if has_dim:
+            kwargs = kwargs | {"dim": resolve_dim(whole[0].ndim - 1, kwargs.get("dim", -1)) + 1}
+        outputs = op(*whole, **kwargs)
     return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
 
 
@@ -386,22 +434,22 @@ def batch(op: Callable, size: int, in_dims: tuple[int | None, ...], args: tuple,
 )
 def quantize(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
     rule = resolve(input.ndim, format, dim, block_size, scale_mode, seed is not None)
-    check_input(input, seed, tensor_scale, rule.fmt)
+    check_input(input, seed, tensor_scale, rule.fmt, computed=False)
     codes = empty_codes(input, rule)
-    return Call("quantize", (input, *codes, seed), rule, codes)
+    return Call("quantize", (input, *codes, seed, tensor_scale), rule, codes)
 
 
 @op(
     "quantize_both(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *, int? block_size=None, str? scale_mode=None)"
-    " -> (Tensor elements, Tensor scales, Tensor elements_t, Tensor scales_t)"
+    " -> (Tensor elements, Tensor scales, Tensor elements_t, Tensor scales_t)",
 )
 def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=None, scale_mode=None) -> Call:
     if input.ndim < 2:
         raise IndexError(f"quantize_both takes blocks along the last two dims, and this tensor's rank is {input.ndim}: use quantize")
     rule = resolve(input.ndim, format, -1, block_size, scale_mode, seed is not None)
-    check_input(input, seed, tensor_scale, rule.fmt)
+    check_input(input, seed, tensor_scale, rule.fmt, computed=False)
     codes = (*empty_codes(input, rule), *empty_codes(input, rule._replace(dim=rule.dim - 1)))
-    return Call("quantize_both", (input, *codes, seed), rule, codes)
+    return Call("quantize_both", (input, *codes, seed, tensor_scale), rule, codes)
 
 
 @op(
@@ -412,7 +460,7 @@ def dequantize(elements, scales, format, tensor_scale=None, *, dim=-1, block_siz
     rule = resolve(elements.ndim, format, dim, block_size, None, False)
     check_codes(elements, scales, tensor_scale, rule, dtype)
     out = empty_blocked(elements, rule, elements.shape[rule.dim] * rule.fmt.codes_per_byte, dtype)
-    return Call("dequantize", (elements, scales, out), (rule.fmt, rule.dim, rule.block_size), out)
+    return Call("dequantize", (elements, scales, out, tensor_scale), (rule.fmt, rule.dim, rule.block_size), out)
 
 
 @op(
@@ -422,9 +470,9 @@ def dequantize(elements, scales, format, tensor_scale=None, *, dim=-1, block_siz
 )
 def fake_quant(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
     rule = resolve(input.ndim, format, dim, block_size, scale_mode, seed is not None)
-    check_input(input, seed, tensor_scale, rule.fmt)
+    check_input(input, seed, tensor_scale, rule.fmt, computed=True)
     out = torch.empty_like(input)
-    return Call("fake_quant", (input, out, seed), rule, out)
+    return Call("fake_quant", (input, out, seed, tensor_scale), rule, out)
 
 
 @op(
@@ -446,6 +494,25 @@ def mxfp8_fake_quant(input, format="e4m3", seed=None, *, dim=-1, block_size=None
     if format not in known:
         raise ValueError(f"unknown MXFP8 format {format!r}; the formats are {', '.join(map(repr, known))}")
     return fake_quant(input, prefix + format, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
+
+
+@op(
+    "nvfp4_fake_quant(Tensor input, Tensor? seed=None, Tensor? tensor_scale=None, *, int dim=-1, int? block_size=None) -> Tensor",
+    derivative=straight_through,
+    whole=True,
+)
+def nvfp4_fake_quant(input, seed=None, tensor_scale=None, *, dim=-1, block_size=None) -> Call:
+    return fake_quant(input, "nvfp4", seed, tensor_scale, dim=dim, block_size=block_size)
+
+
+@op('tensor_scale(Tensor input, str format="nvfp4") -> Tensor', derivative=constant, whole=True)
+def tensor_scale(input, format="nvfp4") -> Call:
+    fmt = get_format(format)
+    if not fmt.has_tensor_scale:
+        raise ValueError(f"{fmt.name} has no scale for the whole tensor")
+    check_dtype(input)
+    out = input.new_empty(1, dtype=torch.float32)
+    return Call("tensor_scale", (input, out), (fmt,), out)
 
 
 # Scales as matrix units read them. These are ops of their own, and no argument of quantize, for they cost next to nothing: bf16 8192x16384

@@ -78,6 +78,61 @@ def largest_quotient(byte: Tensor, dtype: torch.dtype) -> Tensor:
     return inverse_scale(byte.clamp_min(127)) * torch.finfo(dtype).max
 
 
+def divide(a: Tensor, b: Tensor | float) -> Tensor:
+    """The quotient of float32s, correctly rounded in eager and in compiled code.
+
+    On GPUs Inductor's float32 division is approximate, and that by what it knows to be constant is a product with the reciprocal, of
+    which eager code makes one too. Float64 division is exact there, by what is no constant as far as they know. And rounded to float64
+    first, a quotient of float32s is rounded to the same float32: it comes so near a tie of float32s only where it is one.
+    """
+    if a.device.type in ("cpu", "mps"):  # the second has no float64
+        return a / b
+    wide = a.to(torch.float64)
+    return (wide / (b.to(torch.float64) if isinstance(b, Tensor) else torch.where(wide.isnan(), wide, b))).to(torch.float32)
+
+
+def usable(tensor_scale: Tensor) -> Tensor:
+    """A tensor's scale as a number that can be divided by: at least 2^-149; NaN if it is negative, infinite or NaN."""
+    tensor_scale = tensor_scale.reshape(())
+    return torch.where((tensor_scale >= 0) & (tensor_scale < math.inf), tensor_scale.clamp_min(2.0**-149), math.nan)
+
+
+def scale_code(amax_bits: Tensor, tensor_scale: Tensor, fmt: Format) -> Tensor:
+    """The code of each block's scale under a tensor's: amax / largest / tensor_scale, each quotient rounded, then the nearest code.
+
+    It saturates, and is 0 only for a block of zeros. It is NaN if the block holds an Inf or a NaN, or if the tensor's scale is NaN.
+    """
+    assert fmt.scale is not None
+    quotient = divide(divide(amax_bits.view(torch.float32), fmt.largest), tensor_scale)
+    code = round_to_code(quotient, grid_exponent(quotient.view(torch.int32), fmt.scale), None, fmt.scale)
+    code = torch.where(quotient < math.inf, code.clamp_min(1), fmt.scale.largest_code)
+    code = torch.where(amax_bits == 0, 0, code)
+    code = torch.where(amax_bits >= EXPONENT, fmt.scale.nan_code, code)
+    return torch.where(tensor_scale.isnan(), fmt.scale.nan_code, code)
+
+
+def block_scale(code: Tensor, tensor_scale: Tensor, fmt: Format) -> Tensor:
+    """What the elements of each block are worth: its own scale times the tensor's, rounded to float32 and saturated.
+
+    The scale's top bit says nothing, as in the unsigned UE4M3 of NVIDIA's hardware.
+    """
+    assert fmt.scale is not None
+    product = decode(code & ((1 << (fmt.scale.bits - 1)) - 1), None, fmt.scale) * tensor_scale
+    return product.clamp_max(torch.finfo(torch.float32).max)
+
+
+def quotients(magnitude: Tensor, scale: Tensor, fmt: Format) -> Tensor:
+    """Magnitudes divided by their block's scale, saturated; 0 if that scale is 0."""
+    return divide(magnitude, torch.where(scale == 0, math.inf, scale)).clamp_max(fmt.largest)
+
+
+def scaled(value: Tensor, byte: Tensor, tensor_scale: Tensor | None, fmt: Format, dtype: torch.dtype) -> Tensor:
+    """Elements' magnitudes times the scales of their blocks, at most the largest value of ``dtype``."""
+    if tensor_scale is None:
+        return value * scale_value(byte)  # is no more, by `largest_quotient`
+    return (value * block_scale(byte, tensor_scale, fmt)).clamp_max(torch.finfo(dtype).max)
+
+
 def grid_exponent(y_bits: Tensor, fmt: Format) -> Tensor:
     """The exponent bits of each magnitude's binade on the element grid: subnormal elements share the binade of emin."""
     return (y_bits & EXPONENT).clamp_min((fmt.emin + 127) << 23)
@@ -140,13 +195,14 @@ def element_sign(sign: Tensor, value: Tensor, fmt: Format) -> Tensor:
     return torch.where(value == 0, 0, sign) if fmt.twos_complement else sign
 
 
-def decode(magnitude: Tensor, limit: Tensor, fmt: Format) -> Tensor:
+def decode(magnitude: Tensor, limit: Tensor | None, fmt: Format) -> Tensor:
     """The values of magnitude codes, the finite ones no larger than ``limit``."""
     bits = (magnitude << (23 - fmt.mantissa_bits)) + ((fmt.emin + 126) << 23)
     # A subnormal code lacks the leading one: raised by a binade it reads as 2^emin more than it is worth.
     subnormal = (bits + (1 << 23)).view(torch.float32) - 2.0**fmt.emin
     value = torch.where(magnitude < (1 << fmt.mantissa_bits), subnormal, bits.view(torch.float32))
-    value = torch.minimum(value, limit)
+    if limit is not None:
+        value = torch.minimum(value, limit)
     if fmt.has_special_codes:
         # The exponent field is all ones: so it is in the float32, which then is Inf or NaN by the same rule.
         special = (magnitude << (23 - fmt.mantissa_bits)) + ((256 - (1 << (fmt.bits - 1 - fmt.mantissa_bits))) << 23)
@@ -294,10 +350,15 @@ def _unblocks(tensor: Tensor, length: int) -> Tensor:
     return tensor.flatten(-2)[..., :length]
 
 
-def scale_blocks(magnitude: Tensor, fmt: Format, threshold: int) -> tuple[Tensor, Tensor, Tensor]:
+def scale_blocks(magnitude: Tensor, tensor_scale: Tensor | None, fmt: Format, threshold: int) -> tuple[Tensor, Tensor, Tensor]:
     """What quantize and fake_quant share: the blocks' scale bytes, their scaled magnitudes, and these magnitudes' grid exponents."""
-    byte = scale_byte(magnitude.view(torch.int32).amax(-1, keepdim=True), fmt, threshold)
-    y = magnitude * inverse_scale(byte)
+    amax_bits = magnitude.view(torch.int32).amax(-1, keepdim=True)
+    if tensor_scale is None:
+        byte = scale_byte(amax_bits, fmt, threshold)
+        y = magnitude * inverse_scale(byte)
+    else:
+        byte = scale_code(amax_bits, tensor_scale, fmt)
+        y = quotients(magnitude, block_scale(byte, tensor_scale, fmt), fmt)
     return byte, y, grid_exponent(y.view(torch.int32), fmt)
 
 
@@ -306,6 +367,7 @@ def quantize(
     elements: Tensor,
     scales: Tensor,
     seed: Tensor | None,
+    tensor_scale: Tensor | None,
     fmt: Format,
     dim: int,
     block_size: int,
@@ -313,13 +375,14 @@ def quantize(
     traced: bool = False,
 ) -> None:
     """Fill elements and scales with the codes of x."""
+    tensor_scale = None if tensor_scale is None else usable(tensor_scale)
 
     def work(piece: tuple[slice, ...] | None) -> None:
         magnitude, sign = magnitude_and_sign(_blocks(_part(x, piece, dim), block_size))
-        byte, y, exponent = scale_blocks(magnitude, fmt, threshold)
+        byte, y, exponent = scale_blocks(magnitude, tensor_scale, fmt, threshold)
         random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
         code = signed_code(round_to_code(y, exponent, random, fmt), sign >> (8 * x.dtype.itemsize - 1), fmt)
-        code = torch.where(byte == 255, fmt.nan_code, code)
+        code = torch.where(byte == fmt.nan_scale, fmt.nan_code, code)
         part = _part(elements, piece, dim, fmt.codes_per_byte)
         part.copy_(_unblocks(pack(code, fmt).to(torch.uint8), part.shape[-1]))
         part = _part(scales, piece, dim, block_size)
@@ -335,6 +398,7 @@ def quantize_both(
     elements_t: Tensor,
     scales_t: Tensor,
     seed: Tensor | None,
+    tensor_scale: Tensor | None,
     fmt: Format,
     dim: int,
     block_size: int,
@@ -342,25 +406,36 @@ def quantize_both(
     traced: bool = False,
 ) -> None:
     """`quantize` along a dim and along the one before it."""
-    quantize(x, elements, scales, seed, fmt, dim, block_size, threshold, traced)
-    quantize(x, elements_t, scales_t, seed, fmt, dim - 1, block_size, threshold, traced)
+    quantize(x, elements, scales, seed, tensor_scale, fmt, dim, block_size, threshold, traced)
+    quantize(x, elements_t, scales_t, seed, tensor_scale, fmt, dim - 1, block_size, threshold, traced)
 
 
-def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int, traced: bool = False) -> None:
+def dequantize(
+    elements: Tensor,
+    scales: Tensor,
+    out: Tensor,
+    tensor_scale: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    traced: bool = False,
+) -> None:
     """Fill out with the values of codes."""
+    tensor_scale = None if tensor_scale is None else usable(tensor_scale)
 
     def work(piece: tuple[slice, ...] | None) -> None:
         packed = _part(elements, piece, dim, fmt.codes_per_byte)
         byte = _part(scales, piece, dim, block_size).to(torch.int32)
         part = _part(out, piece, dim)
-        if piece is not None and not _saturates(byte, fmt, out.dtype):
+        if piece is not None and tensor_scale is None and not _saturates(byte, fmt, out.dtype):
             part.copy_(_unblocks(_blocks(_look_up(packed, fmt), block_size).mul_(scale_value(byte).unsqueeze(-1)), part.shape[-1]))
             return
         codes = _blocks(unpack(packed.to(torch.int32), fmt), block_size)
         if not known(byte.shape[-1] == codes.shape[-2]):
             byte = _fill(byte, codes.shape[-2])
         byte = byte.unsqueeze(-1)
-        value = decode(magnitude_code(codes, fmt), largest_quotient(byte, out.dtype), fmt) * scale_value(byte)
+        limit = largest_quotient(byte, out.dtype) if tensor_scale is None else None
+        value = scaled(decode(magnitude_code(codes, fmt), limit, fmt), byte, tensor_scale, fmt, out.dtype)
         integer = BITS[out.dtype.itemsize]
         sign = ((codes >> (fmt.bits - 1)) * torch.iinfo(integer).min).to(integer)
         value = with_sign(value, sign, out.dtype)
@@ -393,21 +468,44 @@ def _table(fmt: Format) -> Tensor:
 
 
 def fake_quant(
-    x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int, traced: bool = False
+    x: Tensor,
+    out: Tensor,
+    seed: Tensor | None,
+    tensor_scale: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    threshold: int,
+    traced: bool = False,
 ) -> None:
     """Fill out with the values of the codes of x."""
+    tensor_scale = None if tensor_scale is None else usable(tensor_scale)
 
     def work(piece: tuple[slice, ...] | None) -> None:
         magnitude, sign = magnitude_and_sign(_blocks(_part(x, piece, dim), block_size))
-        byte, y, exponent = scale_blocks(magnitude, fmt, threshold)
+        byte, y, exponent = scale_blocks(magnitude, tensor_scale, fmt, threshold)
         random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
-        limit = largest_quotient(byte, out.dtype).clamp_max(fmt.largest)
-        rounded = torch.minimum(round_to_value(y, exponent, random, fmt), limit)
-        value = with_sign(rounded * scale_value(byte), element_sign(sign, rounded, fmt), out.dtype)
+        rounded = round_to_value(y, exponent, random, fmt)
+        if tensor_scale is None:
+            rounded = torch.minimum(rounded, largest_quotient(byte, out.dtype).clamp_max(fmt.largest))
+        value = with_sign(scaled(rounded, byte, tensor_scale, fmt, out.dtype), element_sign(sign, rounded, fmt), out.dtype)
         part = _part(out, piece, dim)
         part.copy_(_unblocks(value, part.shape[-1]))
 
     _share_out(work, _pieces(x, dim, block_size, traced))
+
+
+def tensor_scale(x: Tensor, out: Tensor, fmt: Format, traced: bool = False) -> None:
+    """Fill out with the scale under which x's largest magnitude is the format's largest number; NaN if x holds one."""
+    assert fmt.scale is not None
+    if known(x.numel() == 0):
+        amax = x.new_zeros((), dtype=torch.float32)
+    elif traced:  # in one pass with what comes before, which is rounded to x's dtype
+        amax = magnitude_and_sign(x)[0].amax()
+    else:  # in one pass, with nothing stored
+        least, most = torch.aminmax(x)
+        amax = torch.maximum(-least, most).abs().to(torch.float32)  # the sign of 0, and of a NaN, is not to be left
+    out.copy_(divide(amax, fmt.largest * fmt.scale.largest))
 
 
 def _tiles(swizzled: Tensor, row_tiles: int, column_tiles: int) -> Tensor:

@@ -19,9 +19,10 @@ import mx_ops
 
 from . import library
 from .checkpoints import Source, one_line
-from .formats import DTYPES, FORMATS, SCALE_MODES, Format
+from .formats import DTYPES, FORMATS, Format
 
-COMBINATIONS = [(fmt, scale_mode) for fmt in FORMATS.values() for scale_mode in SCALE_MODES]
+# A format with one rule for its scales has no mode: None.
+COMBINATIONS: list[tuple[Format, str | None]] = [(fmt, mode) for fmt in FORMATS.values() for mode in fmt.scale_modes or (None,)]
 CONVERTED = (torch.float64,)  # measured as float32
 PIECE = 1 << 19  # values measured at a time: bounds the float64 temporaries, and keeps them in cache; whole blocks of every size
 
@@ -143,16 +144,23 @@ def survey_tensor(name: str, tensor: Tensor, device: torch.device, map_pieces: C
     shape = tensor.shape
     x = tensor.to(device, torch.float32 if tensor.dtype in CONVERTED else tensor.dtype)
     x = x.reshape(math.prod(shape[:-1]), shape[-1] if shape else 1)
+    not_finite = x.numel() - int(x.isfinite().sum())
+    scales = scales_of_tensor(x if not not_finite else x.masked_fill(~x.isfinite(), 0))
 
     def survey_piece(start_and_piece: tuple[int, Tensor]) -> list[Figures]:
         start, piece = start_and_piece
         blocks = {size: Blocks(piece, size) for size in {fmt.block_size for fmt in FORMATS.values()}}
-        return [measure(piece, blocks[fmt.block_size], fmt, scale_mode, shape, start) for fmt, scale_mode in COMBINATIONS]
+        return [measure(piece, blocks[fmt.block_size], fmt, mode, scales[fmt.name], shape, start) for fmt, mode in COMBINATIONS]
 
     figures = [Figures() for _ in COMBINATIONS]
     for more in map_pieces(survey_piece, pieces(x)):
         figures = [have + new for have, new in zip(figures, more)]
-    return TensorReport(name, tensor.dtype, shape, x.numel() - int(x.isfinite().sum()), figures)
+    return TensorReport(name, tensor.dtype, shape, not_finite, figures)
+
+
+def scales_of_tensor(x: Tensor) -> dict[str, Tensor | None]:
+    """The scale that each format has for the whole of a tensor, if it has one."""
+    return {fmt.name: torch.ops.mx.tensor_scale(x, fmt.name) if fmt.has_tensor_scale else None for fmt in FORMATS.values()}
 
 
 def pieces(x: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -187,15 +195,21 @@ class Blocks:
         return blocks if self.all_finite else blocks.masked_fill(~self.finite, 0)
 
 
-def measure(x: Tensor, blocks: Blocks, fmt: Format, scale_mode: str, shape: torch.Size, start: int) -> Figures:
+def measure(
+    x: Tensor, blocks: Blocks, fmt: Format, scale_mode: str | None, tensor_scale: Tensor | None, shape: torch.Size, start: int
+) -> Figures:
     """The figures of a piece of a tensor of this shape, from this flat index on."""
     # quantize takes whole bytes of codes; a zero more changes no block's maximum.
-    elements, scales = mx_ops.quantize(pad(x, (0, -blocks.length % fmt.codes_per_byte)), fmt.name, scale_mode=scale_mode)
-    restored = mx_ops.dequantize(elements, scales, fmt.name, dtype=x.dtype)[:, : blocks.length]
-    different, first = compare(mx_ops.fake_quant(x, fmt.name, scale_mode=scale_mode), restored, shape, start)
+    elements, scales = mx_ops.quantize(
+        pad(x, (0, -blocks.length % fmt.codes_per_byte)), fmt.name, scale_mode=scale_mode, tensor_scale=tensor_scale
+    )
+    restored = mx_ops.dequantize(elements, scales, fmt.name, dtype=x.dtype, tensor_scale=tensor_scale)[:, : blocks.length]
+    different, first = compare(mx_ops.fake_quant(x, fmt.name, scale_mode=scale_mode, tensor_scale=tensor_scale), restored, shape, start)
 
     error = blocks.values - blocks.clear(blocks.split(restored))
     reach = scales.to(error.device).float().unsqueeze(-1) * fmt.largest  # exact, or infinite where nothing can be beyond it
+    if tensor_scale is not None:
+        reach = reach.double() * tensor_scale.to(error.device)
     sums = (blocks.measured, (blocks.magnitudes > reach).sum(), blocks.signal, error.square().sum(), error.abs().max())
     measured, clipped, signal, noise, largest = torch.stack([value.double() for value in sums]).tolist()  # one wait for a GPU
     stored_bytes = elements.nbytes + scales.nbytes
@@ -239,13 +253,15 @@ class Ops(torch.nn.Module):
     def forward(self, x: Tensor, seed: Tensor) -> dict[str, Tensor]:
         """All outputs by name. The ops give bytes: Inductor's C++ and torch.export.save do not know all of torch's own dtypes."""
         x, outputs = x.flip(0), {}
-        for name in FORMATS:
+        tensor_scales = scales_of_tensor(x.nan_to_num(0.0, 0.0, 0.0))
+        for name, scale in tensor_scales.items():
             for rounding, maybe_seed in (("to nearest", None), ("with a seed", seed)):
-                elements, scales = torch.ops.mx.quantize(x, name, maybe_seed)
+                elements, scales = torch.ops.mx.quantize(x, name, maybe_seed, scale)
                 outputs[f"quantize, {name}, {rounding}, elements"] = elements.flip(0)
                 outputs[f"quantize, {name}, {rounding}, scales"] = scales.flip(0)
-                outputs[f"dequantize, {name}, {rounding}"] = torch.ops.mx.dequantize(elements, scales, name).flip(0)
-                outputs[f"fake_quant, {name}, {rounding}"] = torch.ops.mx.fake_quant(x, name, maybe_seed).flip(0)
+                if maybe_seed is None:  # how codes came about is no matter
+                    outputs[f"dequantize, {name}"] = torch.ops.mx.dequantize(elements, scales, name, scale).flip(0)
+                outputs[f"fake_quant, {name}, {rounding}"] = torch.ops.mx.fake_quant(x, name, maybe_seed, scale).flip(0)
         return outputs
 
 
@@ -294,10 +310,15 @@ def lacks_compiler(error: BaseException | None) -> bool:
     return error is not None and (type(error).__name__ == "InvalidCxxCompiler" or lacks_compiler(error.__cause__ or error.__context__))
 
 
+def describe_combination(fmt: Format, scale_mode: str | None) -> str:
+    """A format, and its mode if it has modes."""
+    return fmt.name if scale_mode is None else f"{fmt.name}, {scale_mode}"
+
+
 def check_fake_quant(reports: list[Report]) -> Check:
     """What the reports found about fake_quant."""
     details = [
-        f"{fmt.name}, {scale_mode}, {tensor.name}: {figures.wrong}"
+        f"{describe_combination(fmt, scale_mode)}, {tensor.name}: {figures.wrong}"
         for report in reports
         for tensor in report.tensors
         for (fmt, scale_mode), figures in zip(COMBINATIONS, tensor.figures)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import mx_ops
 
-FORMATS = list(mx_ops.FORMATS)
+FORMATS = [name for name, row in mx_ops.FORMATS.items() if row.scale_modes]  # those of MX
+ALL_FORMATS = list(mx_ops.FORMATS)
 SCALE_MODES = ["floor", "ceil", "rceil", "even"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Interpreted, each mode with one dtype: a launch is milliseconds there, and the kernels know a dtype only by its loads and stores.
@@ -62,3 +63,8 @@ def wild(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, dim: int = 
 def float32(bits: Any) -> Tensor:
     """The float32s of these bits."""
     return torch.from_numpy(np.asarray(bits, dtype=np.uint32).view(np.float32))
+
+
+def scale_for(x: Tensor, format: str) -> dict[str, Tensor]:
+    """The scale of a whole tensor, as an argument, where a format has one."""
+    return {"tensor_scale": mx_ops.tensor_scale(x)} if mx_ops.FORMATS[format].has_tensor_scale else {}

@@ -63,6 +63,7 @@ ROWS = {
     "mxfp6_e2m3": Row(6, 3, 0, 2, 7.5),
     "mxfp6_e3m2": Row(6, 2, -2, 4, 28.0),
     "mxint8": Row(8, 6, 0, 0, 127 / 64, twos_complement=True),
+    "nvfp4": Row(4, 1, 0, 2, 6.0),
 }
 
 # Mantissa bits, exponent of the smallest normal number and largest value of the dtypes that values come in.
@@ -112,6 +113,45 @@ def round_magnitude(y: np.ndarray, mantissa_bits: int, emin: int, random: np.nda
     return (whole + (steps - whole >= 1 - u)) * step
 
 
+def quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The float32 nearest to a quotient of float32s. Rounding to float64 first does no harm: test_oracle asks fractions."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return (np.asarray(a, np.float64) / b).astype(np.float32).astype(np.float64)
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The float32 nearest to a product of float32s, which a float64 holds."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (np.asarray(a, np.float64) * b).astype(np.float32).astype(np.float64)
+
+
+def tensor_scale(x: np.ndarray) -> np.ndarray:
+    """The scale of a tensor in NVFP4."""
+    return quotient(np.abs(x).max(initial=0.0), 2688.0)
+
+
+def usable(tensor_scale: np.ndarray) -> np.ndarray:
+    """A tensor's scale, as it is divided by."""
+    return np.maximum(tensor_scale, 2.0**-149) if 0 <= tensor_scale < np.inf else np.float64(np.nan)
+
+
+def nvfp4_scales(amax: np.ndarray, tensor_scale: np.ndarray) -> np.ndarray:
+    """The E4M3 codes of blocks with these largest magnitudes."""
+    e4m3, scale = ROWS["mxfp8_e4m3"], usable(tensor_scale)
+    wanted = quotient(quotient(amax, 6.0), scale)
+    wanted = np.where(wanted <= 448, wanted, 448.0)
+    code = np.maximum(np.searchsorted(e4m3.finite(), round_magnitude(wanted, 3, -6)), 1)
+    code = np.where(amax == 0, 0, code)
+    return np.where(np.isfinite(amax) & np.isfinite(scale), code, 0x7F).astype(np.uint8)
+
+
+def nvfp4_units(scales: np.ndarray, tensor_scale: np.ndarray) -> np.ndarray:
+    """What an element of one is worth in blocks with these scales."""
+    value = np.append(ROWS["mxfp8_e4m3"].finite(), np.nan)[scales & 0x7F]
+    unit = product(value, usable(tensor_scale))
+    return np.where(unit > DTYPES["float32"][2], DTYPES["float32"][2], unit)
+
+
 def to_blocks(x: np.ndarray, block_size: int) -> np.ndarray:
     """The last axis as [blocks, block_size], the last block filled up with zeros."""
     count = -(-x.shape[-1] // block_size)
@@ -137,14 +177,27 @@ def unpack(elements: np.ndarray, format: str) -> np.ndarray:
 
 
 def encode(
-    x: np.ndarray, format: str, block_size: int = 32, scale_mode: str | None = None, random: np.ndarray | None = None
+    x: np.ndarray,
+    format: str,
+    block_size: int = 32,
+    scale_mode: str | None = None,
+    random: np.ndarray | None = None,
+    tensor_scale: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes, one a byte, and scales of blocks along the last axis; ``random`` has 16 bits for each element."""
     row = ROWS[format]
     blocks = to_blocks(x, block_size)
-    scales = scale_byte(np.abs(blocks).max(-1, initial=0.0), format, scale_mode or ("floor" if random is None else "rceil"))
-    bad = (scales == 255)[..., None]
-    y = np.abs(np.where(bad, 0.0, blocks)) * power(127 - scales.astype(np.int64))[..., None]
+    amax = np.abs(blocks).max(-1, initial=0.0)
+    if tensor_scale is None:
+        scales = scale_byte(amax, format, scale_mode or ("floor" if random is None else "rceil"))
+        bad = (scales == 255)[..., None]
+        y = np.abs(np.where(bad, 0.0, blocks)) * power(127 - scales.astype(np.int64))[..., None]
+    else:
+        scales = nvfp4_scales(amax, tensor_scale)
+        bad = (scales == 0x7F)[..., None]
+        unit = nvfp4_units(scales, tensor_scale)[..., None]
+        y = np.where(bad | (unit == 0), 0.0, quotient(np.abs(np.where(bad, 0.0, blocks)), unit))
+        y = np.minimum(y, row.largest)
     rounded = round_magnitude(y, row.mantissa_bits, row.emin, None if random is None else to_blocks(random, block_size))
     code = np.searchsorted(row.finite(), np.minimum(rounded, row.largest))
     negative = -code % 2**row.bits if row.twos_complement else code | row.sign
@@ -153,13 +206,19 @@ def encode(
     return from_blocks(code, x.shape[-1]), scales
 
 
-def decode(codes: np.ndarray, scales: np.ndarray, format: str, block_size: int, dtype: str) -> np.ndarray:
+def decode(
+    codes: np.ndarray, scales: np.ndarray, format: str, block_size: int, dtype: str, tensor_scale: np.ndarray | None = None
+) -> np.ndarray:
     """The values, in ``dtype``, of codes, one a byte, in blocks along the last axis."""
     mantissa_bits, emin, largest = DTYPES[dtype]
-    scale = np.where(scales == 255, np.nan, power(scales.astype(np.int64) - 127))
-    value = from_blocks(
-        to_blocks(ROWS[format].values()[codes & (2 ** ROWS[format].bits - 1)], block_size) * scale[..., None], codes.shape[-1]
-    )
+    if tensor_scale is None:
+        scale = np.where(scales == 255, np.nan, power(scales.astype(np.int64) - 127))
+    else:
+        scale = nvfp4_units(scales, tensor_scale)
+    elements = to_blocks(ROWS[format].values()[codes & (2 ** ROWS[format].bits - 1)], block_size)
+    value = elements * scale[..., None] if tensor_scale is None else product(elements, scale[..., None])
+    value = np.where(np.isinf(value) & np.isfinite(elements), np.copysign(largest, value), value)  # of a product that float32 has not
+    value = from_blocks(value, codes.shape[-1])
     finite = np.where(np.isfinite(value), value, 0.0)
     rounded = np.copysign(round_magnitude(np.minimum(np.abs(finite), largest), mantissa_bits, emin), finite)
     return np.where(np.isfinite(value), rounded, value)
@@ -172,19 +231,26 @@ def quantize(
     dim: int = -1,
     block_size: int = 32,
     scale_mode: str | None = None,
+    tensor_scale: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The bytes of elements and scales."""
     random = None if random is None else np.moveaxis(random, dim, -1)
-    codes, scales = encode(np.moveaxis(x, dim, -1), format, block_size, scale_mode, random)
+    codes, scales = encode(np.moveaxis(x, dim, -1), format, block_size, scale_mode, random, tensor_scale)
     return np.moveaxis(pack(codes, format), -1, dim), np.moveaxis(scales, -1, dim)
 
 
 def dequantize(
-    elements: np.ndarray, scales: np.ndarray, format: str, dim: int = -1, block_size: int = 32, dtype: str = "float32"
+    elements: np.ndarray,
+    scales: np.ndarray,
+    format: str,
+    dim: int = -1,
+    block_size: int = 32,
+    dtype: str = "float32",
+    tensor_scale: np.ndarray | None = None,
 ) -> np.ndarray:
     """The values of the bytes of elements and scales."""
     codes = unpack(np.moveaxis(elements, dim, -1), format)
-    return np.moveaxis(decode(codes, np.moveaxis(scales, dim, -1), format, block_size, dtype), -1, dim)
+    return np.moveaxis(decode(codes, np.moveaxis(scales, dim, -1), format, block_size, dtype, tensor_scale), -1, dim)
 
 
 def fake_quant(
@@ -195,11 +261,12 @@ def fake_quant(
     block_size: int = 32,
     scale_mode: str | None = None,
     dtype: str = "float32",
+    tensor_scale: np.ndarray | None = None,
 ) -> np.ndarray:
     """The values, in ``dtype``, that x has once quantized; of any length."""
     random = None if random is None else np.moveaxis(random, dim, -1)
-    codes, scales = encode(np.moveaxis(x, dim, -1), format, block_size, scale_mode, random)
-    return np.moveaxis(decode(codes, scales, format, block_size, dtype), -1, dim)
+    codes, scales = encode(np.moveaxis(x, dim, -1), format, block_size, scale_mode, random, tensor_scale)
+    return np.moveaxis(decode(codes, scales, format, block_size, dtype, tensor_scale), -1, dim)
 
 
 def philox(key: tuple[int, int], counter: tuple[np.ndarray | int, ...]) -> list[np.ndarray]:

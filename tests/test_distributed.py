@@ -203,6 +203,38 @@ def check_functions(mesh: DeviceMesh) -> None:
         same(f"functions: {options}", mx_ops.mxfp4_fake_quant(given, **options), mx_ops.mxfp4_fake_quant(x, **options))
 
 
+def check_tensor_scale(line: DeviceMesh, grid: DeviceMesh) -> None:
+    """NVFP4 has one scale for all shards, whether it is computed, given as a DTensor or given plain; a NaN on one rank is everybody's."""
+    x = wild((7, 90), seed=2)
+    x[6, 70] = -3e38  # on one rank alone
+    scale = mx_ops.tensor_scale(x)
+    for mesh, placements in [(line, [at]) for at in (Shard(0), Shard(1), Replicate(), Partial())] + [(grid, [Shard(0), Shard(1)])]:
+        given = place(x, mesh, placements)
+        whole = given.full_tensor()
+        name = f"tensor_scale {tuple(mesh.shape)} {placements}"
+        computed = mx_ops.tensor_scale(given)
+        same(name, computed, scale, [Replicate()] * mesh.ndim)
+        promised = kept(given.placements, mesh, 90, 1, 16)
+        expected = mx_ops.nvfp4_fake_quant(whole)
+        for values in (mx_ops.nvfp4_fake_quant(given), *(mx_ops.fake_quant(given, "nvfp4", tensor_scale=t) for t in (scale, computed))):
+            same(name, values, expected, promised)
+        same(name, mx_ops.nvfp4_fake_quant(given, seed=7), mx_ops.nvfp4_fake_quant(whole, seed=7), [Replicate()] * mesh.ndim)
+        for t in (scale, computed):
+            elements, scales = ops.quantize(given, "nvfp4", None, t)
+            for own, part in zip((elements, scales), ops.quantize(whole, "nvfp4", None, scale)):
+                same(name, own, part, promised)
+            same(name, ops.dequantize(elements, scales, "nvfp4", t), expected, promised)
+    spoilt = x.clone()
+    spoilt[0, 0] = torch.nan
+    given = place(spoilt, line, [Shard(0)])
+    same("tensor_scale of a NaN", mx_ops.tensor_scale(given), torch.tensor([torch.nan]))
+    expect(bool(mx_ops.nvfp4_fake_quant(given).to_local().isnan().all()), "tensor_scale: a NaN elsewhere")
+    small = place(x[:3], line, [Shard(0)])  # the last rank has nothing
+    same("tensor_scale of an empty shard", mx_ops.nvfp4_fake_quant(small), mx_ops.nvfp4_fake_quant(x[:3]), [Shard(0)])
+    with pytest.raises(ValueError, match="nvfp4 has a scale for the whole tensor"):
+        ops.quantize(given, "nvfp4")
+
+
 def check_grid(grid: DeviceMesh) -> None:
     """Two dims of a mesh may split one dim of the tensor, or two."""
     shapes = [(5, 128), (127, 3), (5, 64), (6, 96), (64, 64), (130, 2)]
@@ -321,6 +353,7 @@ def check_errors(line: DeviceMesh, grid: DeviceMesh) -> None:
         (ValueError, "unknown format 'fp4'", lambda: ops.fake_quant(given, "fp4")),
         (IndexError, "dim 2 is out of range", lambda: ops.fake_quant(given, "mxfp4", dim=2)),
         (ValueError, "seed is torch.float32", lambda: ops.fake_quant(given, "mxfp4", torch.ones(1))),
+        (ValueError, "tensor_scale is torch.float32 of shape", lambda: ops.fake_quant(given, "nvfp4", None, torch.ones(2))),
         (ValueError, "the length 33 of dim 1 must be even", lambda: ops.quantize(given[:, :33], "mxfp4")),
         (
             ValueError,
@@ -382,6 +415,7 @@ def run(rank: int, folder: pathlib.Path) -> None:
         check_errors(line, grid)
         check_swizzle(line)
         check_fsdp(line)
+        check_tensor_scale(line, grid)
         if not INTERPRETED:  # kernels are slow then, and what is shared out among ranks does not depend on them
             for mesh in (pair, line):
                 check_every_op(mesh)

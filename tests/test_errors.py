@@ -32,7 +32,7 @@ def other_device(tensor: Tensor) -> Tensor:
     return tensor.to("meta")
 
 
-FORMATS_KNOWN = "'mxfp4', 'mxfp8_e4m3', 'mxfp8_e5m2', 'mxfp6_e2m3', 'mxfp6_e3m2', 'mxint8'"
+FORMATS_KNOWN = "'mxfp4', 'mxfp8_e4m3', 'mxfp8_e5m2', 'mxfp6_e2m3', 'mxfp6_e3m2', 'mxint8', 'nvfp4'"
 SEED = torch.zeros(1, dtype=torch.int64)
 
 # Calls by name: each takes no arguments, and makes its tensors itself, so that it can be made under a FakeTensorMode.
@@ -112,6 +112,44 @@ for name, q in QUANTIZERS.items():
         ValueError,
         "mxfp4 has no scale for the whole tensor",
     )
+
+    for mode in ("floor", "up"):
+        add(
+            f"{name}: nvfp4 with scale mode {mode}",
+            lambda q=q, mode=mode: q(x(), "nvfp4", tensor_scale=torch.ones(1), scale_mode=mode),
+            ValueError,
+            f"nvfp4 has one rule for its scales: leave scale_mode out (it is {mode!r})",
+        )
+    for scale, found in (
+        (lambda: torch.ones(1, dtype=torch.float64), "torch.float64 of shape (1,) on cpu"),
+        (lambda: torch.ones(1, dtype=torch.bfloat16), "torch.bfloat16 of shape (1,) on cpu"),
+        (lambda: torch.ones(2), "torch.float32 of shape (2,) on cpu"),
+        (lambda: torch.ones(0), "torch.float32 of shape (0,) on cpu"),
+        (lambda: torch.ones(1, device="meta"), "torch.float32 of shape (1,) on meta"),
+    ):
+        add(
+            f"{name}: nvfp4 with a tensor_scale that is {found}",
+            lambda q=q, scale=scale: q(x(), "nvfp4", tensor_scale=scale()),
+            ValueError,
+            f"tensor_scale is {found}; it must be one float32 on the device of the other tensors, cpu",
+        )
+    if "fake_quant" not in name:
+        add(
+            f"{name}: nvfp4 without a tensor_scale",
+            lambda q=q: q(x(), "nvfp4"),
+            ValueError,
+            "nvfp4 has a scale for the whole tensor, which quantize and dequantize do not keep: give both the same tensor_scale",
+        )
+
+for name, q in (("op", ops.nvfp4_fake_quant), ("function", mx_ops.nvfp4_fake_quant)):
+    add(f"nvfp4 {name}: dtype", lambda q=q: q(x(dtype=torch.float64)), TypeError, "input is torch.float64")
+    add(f"nvfp4 {name}: rank 0", lambda q=q: q(torch.tensor(1.0)), IndexError, "rank 0")
+    add(f"nvfp4 {name}: block size", lambda q=q: q(x(), block_size=31), ValueError, "unknown block size 31")
+    add(f"nvfp4 {name}: tensor_scale", lambda q=q: q(x(), tensor_scale=torch.ones(3)), ValueError, "torch.float32 of shape (3,) on cpu")
+for name, q in (("op tensor_scale", ops.tensor_scale), ("tensor_scale", mx_ops.tensor_scale)):
+    add(f"{name}: dtype", lambda q=q: q(x(dtype=torch.float64)), TypeError, "input is torch.float64")
+    add(f"{name}: format", lambda q=q: q(x(), "mxfp5"), ValueError, "unknown format 'mxfp5'")
+    add(f"{name}: format without one", lambda q=q: q(x(), "mxfp4"), ValueError, "mxfp4 has no scale for the whole tensor")
 
 NO_INT64 = "is an int outside int64; it may be from -2**63 to 2**63 - 1"
 NO_INT = "it may be an int, or an int64 tensor of one element"
@@ -242,6 +280,19 @@ for name, d in (("op dequantize", ops.dequantize), ("dequantize", mx_ops.dequant
         "mxfp8_e4m3 has no scale for the whole tensor",
     )
 
+    add(
+        f"{name}: nvfp4 without a tensor_scale",
+        lambda d=d: d(u8(4, 32), u8(4, 4), "nvfp4"),
+        ValueError,
+        "nvfp4 has a scale for the whole tensor",
+    )
+    add(
+        f"{name}: nvfp4 with two tensor scales",
+        lambda d=d: d(u8(4, 32), u8(4, 4), "nvfp4", tensor_scale=torch.ones(2)),
+        ValueError,
+        "tensor_scale is torch.float32 of shape (2,) on cpu; it must be one float32",
+    )
+
 for dtype in (torch.float8_e4m3fn, torch.int8, torch.float32):
     add(
         f"op dequantize: elements of {dtype}",
@@ -278,6 +329,14 @@ add(
     lambda: mx_ops.dequantize(u8(4, 32), x(4, 1), "mxfp8_e4m3"),
     TypeError,
     "scales are torch.float32; they may be torch.float8_e8m0fnu or torch.uint8",
+)
+
+
+add(
+    "dequantize: scales of nvfp4 in e8m0",
+    lambda: mx_ops.dequantize(u8(4, 32), u8(4, 4).view(torch.float8_e8m0fnu), "nvfp4", tensor_scale=torch.ones(1)),
+    TypeError,
+    "scales are torch.float8_e8m0fnu; they may be torch.float8_e4m3fn or torch.uint8",
 )
 
 
@@ -351,6 +410,8 @@ TRACED: dict[str, tuple[Callable[[Tensor], Any], Tensor, type[Exception], str]] 
     "dtype": (lambda t: mx_ops.fake_quant(t, "mxfp4"), x(dtype=torch.float64), TypeError, "input is torch.float64"),
     "to dtype": (lambda t: ops.dequantize(t, t, "mxfp4", dtype=torch.float64), u8(4, 64), TypeError, "dtype is torch.float64"),
     "dim": (lambda t: mx_ops.fake_quant(t, "mxfp4", dim=2), x(), IndexError, "dim 2 is out of range"),
+    "no tensor_scale": (lambda t: mx_ops.quantize(t, "nvfp4"), x(), ValueError, "nvfp4 has a scale for the whole tensor"),
+    "tensor_scale": (lambda t: ops.fake_quant(t, "nvfp4", None, t), x(), ValueError, "it must be one float32"),
     "rank 0": (lambda t: mx_ops.fake_quant(t, "mxfp4"), torch.tensor(1.0), IndexError, "rank 0"),
 }
 

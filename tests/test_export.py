@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import assert_same, float32, wild
+from helpers import assert_same, float32, scale_for, wild
 from torch import Tensor
 from torch._inductor.utils import fresh_cache
 from torch.export import Dim, ExportedProgram
@@ -239,8 +239,9 @@ def test_codes_in_torchs_dtypes_survive(device: str) -> None:
             self.format = format
 
         def forward(self, x: Tensor) -> Tensors:
-            elements, scales = mx_ops.quantize(x, self.format)
-            return elements, scales, mx_ops.dequantize(elements, scales, self.format)
+            options = scale_for(x, self.format)
+            elements, scales = mx_ops.quantize(x, self.format, **options)
+            return elements, scales, mx_ops.dequantize(elements, scales, self.format, **options)
 
     x = wild((31, 42)).to(device)
     for format in mx_ops.FORMATS:
@@ -262,10 +263,11 @@ def test_torch_compile_gives_our_dtypes(format: str, device: str) -> None:
     torch.compiler.reset()
     x = wild((31, 42)).to(device)
     with fresh_cache():
-        codes = torch.compile(lambda x: mx_ops.quantize(x, format), fullgraph=True)(x)
-        check(codes, mx_ops.quantize(x, format))
-        values = torch.compile(lambda elements, scales: mx_ops.dequantize(elements, scales, format), fullgraph=True)(*codes)
-        check((values,), (mx_ops.dequantize(*codes, format),))
+        options = scale_for(x, format)
+        codes = torch.compile(lambda x: mx_ops.quantize(x, format, **options), fullgraph=True)(x)
+        check(codes, mx_ops.quantize(x, format, **options))
+        values = torch.compile(lambda elements, scales: mx_ops.dequantize(elements, scales, format, **options), fullgraph=True)(*codes)
+        check((values,), (mx_ops.dequantize(*codes, format, **options),))
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in DATA.glob("*.pt2")))

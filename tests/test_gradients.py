@@ -17,6 +17,7 @@ FAKE_QUANTS: dict[str, Callable[..., Tensor]] = {
     "mxfp4 op": torch.ops.mx.mxfp4_fake_quant,
     "mxfp8 op": torch.ops.mx.mxfp8_fake_quant,
     "mxfp8 op, e5m2": lambda x, **options: torch.ops.mx.mxfp8_fake_quant(x, "e5m2", **options),
+    "nvfp4 op": lambda x, scale_mode=None, **options: torch.ops.mx.nvfp4_fake_quant(x, **options),
     "function": lambda x, **options: mx_ops.fake_quant(x, "mxfp8_e4m3", **options),
     "mxfp4 function": mx_ops.mxfp4_fake_quant,
     "mxfp8 function": mx_ops.mxfp8_fake_quant,

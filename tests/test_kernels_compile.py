@@ -48,12 +48,15 @@ def compile(target, kernel, args, kwargs):
 def launch(op, format, dtype, shape, order, dim, seeded):
     fmt, seed = get_format(format), torch.zeros(1, dtype=torch.int64) if seeded else None
     x = torch.zeros([shape[d] for d in order], dtype=getattr(torch, dtype)).permute([order.index(d) for d in range(len(order))])
-    codes = [torch.empty_like(t, device="cpu") for d in (dim, dim - 1) for t in torch.ops.mx.quantize(x.to("meta"), format, dim=d)]
+    scale = torch.ones(1) if fmt.has_tensor_scale else None
+    meta = None if scale is None else scale.to("meta")
+    codes = [t for d in (dim, dim - 1) for t in torch.ops.mx.quantize(x.to("meta"), format, None, meta, dim=d, block_size=32)]
+    codes = [torch.empty_like(t, device="cpu") for t in codes]
     inputs = {
-        "fake_quant": (x, torch.empty_like(x), seed),
-        "quantize": (x, *codes[:2], seed),
-        "quantize_both": (x, *codes, seed),
-        "dequantize": (*codes[:2], torch.empty_like(x)),
+        "fake_quant": (x, torch.empty_like(x), seed, scale),
+        "quantize": (x, *codes[:2], seed, scale),
+        "quantize_both": (x, *codes, seed, scale),
+        "dequantize": (*codes[:2], torch.empty_like(x), scale),
     }
     threshold = () if op == "dequantize" else (get_threshold(fmt, None, seeded),)
     assert getattr(kernels, op)(*inputs[op], fmt, dim, 32, *threshold)

@@ -23,7 +23,8 @@ from mx_ops import __main__ as command
 from mx_ops import report
 
 ROOT = Path(__file__).parent.parent
-COMBINATIONS = [(name, scale_mode) for name in mx_ops.FORMATS for scale_mode in mx_ops.SCALE_MODES]
+COMBINATIONS = [(name, mode) for name, row in mx_ops.FORMATS.items() for mode in row.scale_modes or (None,)]
+SHOWN = [(name, mode or "-") for name, mode in COMBINATIONS]
 
 
 def call(*arguments: object) -> tuple[int, str, str]:
@@ -56,7 +57,7 @@ def table(text: str) -> dict[tuple[str, str], list[str]]:
     rows = [line.split() for line in text.splitlines()]
     found: dict[tuple[str, str], list[str]] = {}
     for cells in rows:
-        if tuple(cells[:2]) in COMBINATIONS:
+        if tuple(cells[:2]) in SHOWN:
             found.setdefault((cells[0], cells[1]), cells[2:])
     return found
 
@@ -75,7 +76,7 @@ def test_without_a_file_a_sample_is_measured_and_all_ways_to_run_agree() -> None
     assert out.splitlines()[1].startswith(f"backend: {'Triton kernels' if torch.cuda.is_available() else 'ATen reference on CPU'}")
     assert "\nsample weights: 8 tensors, 6291456 values\n" in out
     assert "\nsample activations: 6 tensors, 6291456 values\n" in out
-    assert list(table(out)) == COMBINATIONS
+    assert list(table(out)) == SHOWN
     assert out.endswith(
         "\nfake_quant: same bits as dequantize(quantize)"
         "\ntorch.compile: same bits as eager"
@@ -137,7 +138,7 @@ def test_text_and_json_have_every_format_and_scale_mode_for_each_file_and_tensor
                     f"{row['largest_error']:#.4g}",
                     f"{100 * row['clipped']:.3f}",
                 ]
-                assert [row["format"], row["scale_mode"], *cells, name] in lines
+                assert [row["format"], row["scale_mode"] or "-", *cells, name] in lines
 
 
 def test_tensors_are_found_in_nested_dicts_and_lists(tmp_path: Path, no_checks: None) -> None:
@@ -228,8 +229,8 @@ def test_a_fake_quant_with_other_bits_is_named_with_its_first_value(
 ) -> None:
     """By format, scale mode, tensor and index, also beyond the first piece; NaN in place of NaN is no difference."""
 
-    def broken(x: torch.Tensor, name: str, scale_mode: str) -> torch.Tensor:
-        y = fake_quant(x, name, scale_mode=scale_mode)
+    def broken(x: torch.Tensor, name: str, scale_mode: str | None, **options: torch.Tensor | None) -> torch.Tensor:
+        y = fake_quant(x, name, scale_mode=scale_mode, **options)
         return torch.where(x == 3.0, 2.5, y) if (name, scale_mode) == ("mxfp8_e5m2", "even") else y
 
     fake_quant = mx_ops.fake_quant
@@ -251,8 +252,8 @@ def test_a_fake_quant_with_other_bits_is_named_with_its_first_value(
 
 def test_finite_values_that_do_not_stay_finite_are_named(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where fake_quant agrees."""
-    monkeypatch.setattr(mx_ops, "dequantize", lambda elements, scales, name, dtype: torch.full((1, 32), math.inf, dtype=dtype))
-    monkeypatch.setattr(mx_ops, "fake_quant", lambda x, name, scale_mode: torch.full_like(x, math.inf))
+    monkeypatch.setattr(mx_ops, "dequantize", lambda elements, scales, name, dtype, **options: torch.full((1, 32), math.inf, dtype=dtype))
+    monkeypatch.setattr(mx_ops, "fake_quant", lambda x, name, **options: torch.full_like(x, math.inf))
     torch.save(torch.ones(32), tmp_path / "x.pt")
     status, out, _ = call("--device", "cpu", tmp_path / "x.pt")
     assert status == 1

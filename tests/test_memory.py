@@ -40,6 +40,7 @@ print(memory("VmHWM") - before)
         ("mx_ops.fake_quant(x, 'mxfp4', seed=1, dim=0)", 64),
         ("mx_ops.fake_quant(x.t(), 'mxfp8_e5m2')", 64),
         ("mx_ops.quantize(x, 'mxfp4')", 17),
+        ("mx_ops.nvfp4_fake_quant(x)", 64),
         ("mx_ops.dequantize(x[:2048].view(torch.uint8), x[:128].view(torch.uint8).view(-1, 256)[:2048], 'mxfp8_e5m2')", 64),
     ],
 )

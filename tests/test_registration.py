@@ -20,6 +20,8 @@ OPS = [
     "fake_quant",
     "mxfp4_fake_quant",
     "mxfp8_fake_quant",
+    "nvfp4_fake_quant",
+    "tensor_scale",
     "swizzle_scales",
     "unswizzle_scales",
 ]
@@ -44,7 +46,7 @@ def inputs(device: str) -> Iterator[tuple[Tensor, int]]:
 
 def sample_inputs(op: str, device: str) -> Iterator[Sample]:
     """Arguments for an op by its name: every layout, with and without what has a default."""
-    seed = torch.tensor([7], device=device)
+    seed, scale = torch.tensor([7], device=device), torch.tensor([0.37], device=device)
     if op.endswith("swizzle_scales"):
         for shape in ((1, 1), (128, 4), (33, 5), (256, 12), (2, 3, 130, 7), (0, 4), (4, 0), (2, 0, 3, 3)):
             *_, rows, columns = shape
@@ -52,27 +54,39 @@ def sample_inputs(op: str, device: str) -> Iterator[Sample]:
             for given in (scales, scales.mT.contiguous().mT, scales.expand(2, *shape)):
                 yield ((given,), {}) if op == "swizzle_scales" else ((torch.ops.mx.swizzle_scales(given), rows, columns), {})
         return
-    for x, dim in inputs(device):
-        if op == "dequantize":
+    for index, (x, dim) in enumerate(inputs(device)):
+        more = index % 4 == 0  # for formats that differ from the others in numbers, or in one argument
+        if op == "tensor_scale":
+            yield (x,), {}
+            yield (x, "nvfp4"), {}
+        elif op == "dequantize":
             for format in ("mxfp4", "mxfp8_e5m2"):
                 codes = torch.ops.mx.quantize(x, format, dim=dim)
                 yield (*codes, format), {"dim": dim}
                 yield (codes[0].contiguous(), codes[1].contiguous(), format), {"dim": dim, "dtype": torch.bfloat16}
-            yield (*torch.ops.mx.quantize(x, "mxint8", dim=dim), "mxint8"), {"dim": dim}
             codes = torch.ops.mx.quantize(x, "mxfp8_e4m3", dim=dim, block_size=16)
             yield (*codes, "mxfp8_e4m3", None), {"dim": dim, "block_size": 16, "dtype": torch.float16}
+            if more:
+                yield (*torch.ops.mx.quantize(x, "mxint8", dim=dim), "mxint8"), {"dim": dim}
+                yield (*torch.ops.mx.quantize(x, "nvfp4", None, scale, dim=dim), "nvfp4", scale), {"dim": dim}
         elif op == "quantize_both":
             if x.ndim > 1:
                 even = all(length % 2 == 0 for length in x.shape[-2:])
                 yield (x, "mxfp4" if even else "mxfp8_e4m3"), {}
                 yield (x, "mxfp8_e5m2", seed), {"block_size": 16, "scale_mode": "even"}
+                if even and more:
+                    yield (x, "nvfp4", None, scale), {}
+        elif op == "nvfp4_fake_quant":
+            yield (x,), {"dim": dim}
+            yield (x, seed, scale), {"dim": dim, "block_size": 32}
         else:
-            formats = {"mxfp4_fake_quant": [()], "mxfp8_fake_quant": [("e4m3",), ("e5m2",)]}.get(
-                op, [("mxfp4",), ("mxfp8_e4m3",), ("mxint8",)]
-            )
+            formats = {"mxfp4_fake_quant": [()], "mxfp8_fake_quant": [("e4m3",), ("e5m2",)]}.get(op, [("mxfp4",), ("mxfp8_e4m3",)])
             for format in formats:
                 yield (x, *format), {"dim": dim}
                 yield (x, *format, seed), {"dim": dim, "block_size": 16, "scale_mode": "even"}
+            if more and op in ("quantize", "fake_quant"):
+                yield (x, "mxint8"), {"dim": dim}
+                yield (x, "nvfp4", seed, scale), {"dim": dim}
 
 
 def packet(op: str) -> torch._ops.OpOverload:

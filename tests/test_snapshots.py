@@ -15,7 +15,16 @@ from torch._dynamo.testing import AotEagerAndRecordGraphs
 
 import mx_ops
 
-OPS = ("quantize", "quantize_both", "dequantize", "fake_quant", "mxfp4_fake_quant", "mxfp8_fake_quant")
+OPS = (
+    "quantize",
+    "quantize_both",
+    "dequantize",
+    "fake_quant",
+    "mxfp4_fake_quant",
+    "mxfp8_fake_quant",
+    "nvfp4_fake_quant",
+    "tensor_scale",
+)
 
 
 def print_graph(program: torch.export.ExportedProgram) -> str:
@@ -76,6 +85,11 @@ mx::mxfp4_fake_quant(Tensor input, Tensor? seed=None,
     -> Tensor
 mx::mxfp8_fake_quant(Tensor input, str format="e4m3", Tensor? seed=None,
     *, int dim=-1, int? block_size=None, str? scale_mode=None)
+    -> Tensor
+mx::nvfp4_fake_quant(Tensor input, Tensor? seed=None, Tensor? tensor_scale=None,
+    *, int dim=-1, int? block_size=None)
+    -> Tensor
+mx::tensor_scale(Tensor input, str format="nvfp4")
     -> Tensor""",
         )
 

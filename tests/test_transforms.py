@@ -18,6 +18,7 @@ FAKE_QUANTS: dict[str, Callable[..., Tensor]] = {
     "op": lambda x, **options: torch.ops.mx.fake_quant(x, "mxfp4", **options),
     "op mxfp4": torch.ops.mx.mxfp4_fake_quant,
     "op mxfp8": torch.ops.mx.mxfp8_fake_quant,
+    "op nvfp4": lambda x, scale_mode=None, **options: torch.ops.mx.nvfp4_fake_quant(x, **options),
     "function": lambda x, **options: mx_ops.fake_quant(x, "mxfp4", **options),
     "function mxfp4": mx_ops.mxfp4_fake_quant,
     "function mxfp8": mx_ops.mxfp8_fake_quant,
@@ -76,7 +77,8 @@ def test_vmap_within_vmap_is_two_loops(device: str) -> None:
     """Batches nest."""
     x = wild((2, 3, 42)).to(device)
     for name in FAKE_QUANTS:
-        assert_same(torch.vmap(torch.vmap(FAKE_QUANTS[name]))(x), FAKE_QUANTS[name](x))
+        loops = torch.stack([torch.stack([FAKE_QUANTS[name](row) for row in part]) for part in x])
+        assert_same(torch.vmap(torch.vmap(FAKE_QUANTS[name]))(x), loops)
 
 
 @pytest.mark.parametrize("name", FAKE_QUANTS)

@@ -13,7 +13,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from helpers import SCALE_MODES, assert_same, exact, float32, wild
+from helpers import FORMATS, SCALE_MODES, assert_same, exact, float32, wild
 
 import mx_ops
 from mx_ops import Format
@@ -56,7 +56,7 @@ def test_golden_blocks(format: str, scale_mode: str, device: str) -> None:
 def test_every_format_and_mode_has_golden_blocks() -> None:
     """No format, mode or block has dropped out: six formats in four modes, but of MXINT8 there are blocks in two of them only."""
     assert len(VECTORS) == 43
-    assert {format for format, _ in CASES} == set(mx_ops.FORMATS)
+    assert {format for format, _ in CASES} == set(FORMATS)
     assert {scale_mode for _, scale_mode in CASES} == set(mx_ops.SCALE_MODES)
     assert len(CASES) == 5 * 4 + 2
 

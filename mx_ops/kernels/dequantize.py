@@ -10,7 +10,7 @@ from torch import Tensor
 from ..formats import Format
 from ..symbols import known
 from .launch import Launch, launch, prepare
-from .numerics import decode, from_float32, largest_quotient, magnitude_code, scale_value, unpack, with_sign
+from .numerics import decode, element_limit, from_float32, magnitude_code, scaled, unpack, usable, with_sign
 from .pieces import PIECES, as_tile, store_pieces, tile_axes
 from .tiling import COUNTS, Tile, View, inside, lanes, left, plan, program_tile
 
@@ -24,6 +24,7 @@ def dequantize_kernel(
     elements_ptr,
     scales_ptr,
     out_ptr,
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -82,9 +83,12 @@ def dequantize_kernel(
         words = tl.load(words_ptr)
         scale = tl.load(scales_ptr + (row * scales_row + block * scales_length)).to(tl.int32)
     code = unpack(words, CODES_PER_BYTE)
-    limit = largest_quotient(scale, DTYPE_MAX)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    limit = element_limit(scale, tensor_scale, DTYPE_MAX)
     value = decode(magnitude_code(code, BITS, TWOS_COMPLEMENT), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
-    out = from_float32(with_sign(value * scale_value(scale), code << (32 - BITS)), out_ptr.dtype.element_ty)
+    out = from_float32(with_sign(scaled(value, scale, tensor_scale, DTYPE_MAX), code << (32 - BITS)), out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 
@@ -93,6 +97,7 @@ def dequantize_pieces_kernel(
     elements_ptr,
     scales_ptr,
     out_ptr,
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -143,7 +148,10 @@ def dequantize_pieces_kernel(
         scale = tl.load(scale_ptr, mask=(row < rows_left) & (group * PIECES < elements_left), other=0).to(tl.int32)
     else:
         scale = tl.load(scale_ptr).to(tl.int32)
-    limit, factor = largest_quotient(scale, DTYPE_MAX), scale_value(scale)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    limit = element_limit(scale, tensor_scale, DTYPE_MAX)
     outs = ()
     for j in tl.static_range(PIECES // CODES_PER_BYTE):
         byte = group * (PIECES // CODES_PER_BYTE) + j
@@ -155,12 +163,21 @@ def dequantize_pieces_kernel(
         for k in tl.static_range(CODES_PER_BYTE):
             code = codes >> (8 // CODES_PER_BYTE * k)
             value = decode(magnitude_code(code, BITS, TWOS_COMPLEMENT), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
-            out = from_float32(with_sign(value * factor, code << (32 - BITS)), out_ptr.dtype.element_ty)
+            out = from_float32(with_sign(scaled(value, scale, tensor_scale, DTYPE_MAX), code << (32 - BITS)), out_ptr.dtype.element_ty)
             outs = outs + (as_tile(out, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST),)
     store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
 
 
-def find(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int, aligned: bool) -> Launch | None:
+def find(
+    elements: Tensor,
+    scales: Tensor,
+    out: Tensor,
+    tensor_scale: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    aligned: bool,
+) -> Launch | None:
     """The launch for these tensors; None if their shape is beyond the kernels."""
     views = (View(elements.stride(), fmt.codes_per_byte), View(scales.stride(), block_size), View(out.stride()))
     words = aligned and known(out.shape[dim] % 8 == 0)
@@ -171,6 +188,15 @@ def find(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, b
     return prepare(kernel, found, fmt, DTYPE_MAX=torch.finfo(out.dtype).max)
 
 
-def dequantize(elements: Tensor, scales: Tensor, out: Tensor, fmt: Format, dim: int, block_size: int, traced: bool = False) -> bool:
+def dequantize(
+    elements: Tensor,
+    scales: Tensor,
+    out: Tensor,
+    tensor_scale: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    traced: bool = False,
+) -> bool:
     """Fill out; False if the shape is beyond the kernels."""
-    return launch(find, (elements, scales, out), (fmt, dim, block_size), traced)
+    return launch(find, (elements, scales, out, tensor_scale), (fmt, dim, block_size), traced)

@@ -11,19 +11,21 @@ from ..formats import Format
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
     as_bits,
+    block_scales,
+    element_limit,
     element_sign,
     from_float32,
     grid_exponent,
-    inverse_scale,
-    largest_quotient,
     random_bits,
     round_to_value,
     scale_blocks,
-    scale_value,
+    scaled,
+    scaled_down,
     to_float32,
+    usable,
     with_sign,
 )
-from .pieces import PIECES, load_pieces, random_piece, scale_pieces, shared_words, store_pieces, tile_axes
+from .pieces import PIECES, amax_of_pieces, load_pieces, random_piece, shared_words, store_pieces, tile_axes
 from .tiling import COUNTS, Tile, View, inside, lanes, left, places, plan, program_tile
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along: nearest 1.00, stochastic 1.00; with 2048, 1.00
@@ -37,6 +39,7 @@ def fake_quant_kernel(
     x_ptr,
     out_ptr,
     seed_ptr,  # None rounds to nearest
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -87,14 +90,17 @@ def fake_quant_kernel(
     else:
         mask = None
         x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
-    byte, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    byte, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST)
     random = None
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
-    limit = tl.minimum(largest_quotient(byte, DTYPE_MAX), LARGEST)
+    limit = tl.minimum(element_limit(byte, tensor_scale, DTYPE_MAX), LARGEST)
     rounded = tl.minimum(round_to_value(y, exponent, random, MANTISSA_BITS), limit)
     sign = element_sign(as_bits(x), rounded, TWOS_COMPLEMENT)
-    out = from_float32(with_sign(rounded * scale_value(byte), sign), out_ptr.dtype.element_ty)
+    out = from_float32(with_sign(scaled(rounded, byte, tensor_scale, DTYPE_MAX), sign), out_ptr.dtype.element_ty)
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 
@@ -103,6 +109,7 @@ def fake_quant_pieces_kernel(
     x_ptr,
     out_ptr,
     seed_ptr,  # None rounds to nearest
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -149,26 +156,37 @@ def fake_quant_pieces_kernel(
     place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
 
     pieces = load_pieces(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
-    byte = scale_pieces(pieces, THRESHOLD, EMAX, ROWS_INNERMOST)
-    inverse, scale, limit = inverse_scale(byte), scale_value(byte), tl.minimum(largest_quotient(byte, DTYPE_MAX), LARGEST)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    byte, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
+    limit = tl.minimum(element_limit(byte, tensor_scale, DTYPE_MAX), LARGEST)
     if AXIS is not None:
         seed, words = shared_words(seed_ptr, place, row, group, place_row, AXIS)
     outs = ()
     for j in tl.static_range(PIECES):
         x = to_float32(pieces[j])
-        y = tl.abs(x) * inverse
+        y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
         random = None
         if AXIS is not None:
             random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
         rounded = tl.minimum(round_to_value(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS), limit)
         sign = element_sign(as_bits(x), rounded, TWOS_COMPLEMENT)
-        out = from_float32(with_sign(rounded * scale, sign), out_ptr.dtype.element_ty)
+        out = from_float32(with_sign(scaled(rounded, byte, tensor_scale, DTYPE_MAX), sign), out_ptr.dtype.element_ty)
         outs = outs + (out,)
     store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
 
 
 def find(
-    x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int, aligned: bool
+    x: Tensor,
+    out: Tensor,
+    seed: Tensor | None,
+    tensor_scale: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    threshold: int,
+    aligned: bool,
 ) -> Launch | None:
     """The launch for these tensors; None if their shape is beyond the kernels."""
     views = (View(x.stride()), View(out.stride()))
@@ -180,7 +198,15 @@ def find(
 
 
 def fake_quant(
-    x: Tensor, out: Tensor, seed: Tensor | None, fmt: Format, dim: int, block_size: int, threshold: int, traced: bool = False
+    x: Tensor,
+    out: Tensor,
+    seed: Tensor | None,
+    tensor_scale: Tensor | None,
+    fmt: Format,
+    dim: int,
+    block_size: int,
+    threshold: int,
+    traced: bool = False,
 ) -> bool:
     """Fill out; False if the shape is beyond the kernels."""
-    return launch(find, (x, out, seed), (fmt, dim, block_size, threshold), traced)
+    return launch(find, (x, out, seed, tensor_scale), (fmt, dim, block_size, threshold), traced)

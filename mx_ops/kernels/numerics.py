@@ -12,12 +12,20 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from ..formats import Format
+from ..formats import E4M3, Format
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 EXPONENT = tl.constexpr(0x7F800000)
 TWO_TO_23 = tl.constexpr(0x4B000000)
 SIGN = tl.constexpr(-0x80000000)
+LARGEST_FLOAT32 = tl.constexpr((2 - 2.0**-23) * 2.0**127)
+
+# The scales of blocks, where the whole tensor has a scale too. The interpreter takes only the values of these for arguments.
+SCALE_BITS = tl.constexpr(E4M3.bits)
+SCALE_MANTISSA_BITS = tl.constexpr(E4M3.mantissa_bits)
+SCALE_EMIN = tl.constexpr(E4M3.emin)
+SCALE_LARGEST_CODE = tl.constexpr(E4M3.largest_code)
+SCALE_NAN = tl.constexpr(E4M3.nan_code)
 
 
 def constants(fmt: Format) -> dict[str, Any]:
@@ -33,6 +41,7 @@ def constants(fmt: Format) -> dict[str, Any]:
         "CODES_PER_BYTE": fmt.codes_per_byte,
         "HAS_SPECIAL_CODES": fmt.has_special_codes,
         "TWOS_COMPLEMENT": fmt.twos_complement,
+        "NAN_SCALE": fmt.nan_scale,
     }
 
 
@@ -85,6 +94,53 @@ def inverse_scale(byte):
 @triton.jit
 def largest_quotient(byte, DTYPE_MAX: tl.constexpr):
     return inverse_scale(tl.maximum(byte, 127)) * DTYPE_MAX
+
+
+@triton.jit
+def usable(tensor_scale):
+    positive = tl.maximum(tensor_scale, as_float(tl.full([], 1, tl.int32)))
+    return tl.where((tensor_scale >= 0) & (tensor_scale < float("inf")), positive, float("nan"))
+
+
+@triton.jit
+def scale_code(amax_bits, tensor_scale, LARGEST: tl.constexpr):
+    quotient = tl.div_rn(tl.div_rn(as_float(amax_bits), LARGEST), tensor_scale)
+    exponent = grid_exponent(as_bits(quotient), SCALE_EMIN.value)
+    code = round_to_code(quotient, exponent, None, SCALE_MANTISSA_BITS.value, SCALE_EMIN.value, SCALE_LARGEST_CODE.value)
+    code = tl.where(quotient < float("inf"), tl.maximum(code, 1), SCALE_LARGEST_CODE)
+    code = tl.where(amax_bits == 0, 0, code)
+    code = tl.where(amax_bits >= EXPONENT, SCALE_NAN, code)
+    return tl.where(tensor_scale == tensor_scale, code, SCALE_NAN)  # its NaN goes into every block
+
+
+@triton.jit
+def block_scale(code, tensor_scale):
+    magnitude = code & ((1 << (SCALE_BITS.value - 1)) - 1)
+    value = decode(magnitude, None, SCALE_BITS.value, SCALE_MANTISSA_BITS.value, SCALE_EMIN.value, SCALE_LARGEST_CODE.value, True)
+    product = value * tensor_scale
+    return tl.where(product > LARGEST_FLOAT32, LARGEST_FLOAT32, product)  # a NaN stays
+
+
+@triton.jit
+def quotients(magnitude, scale, LARGEST: tl.constexpr):
+    return tl.minimum(tl.div_rn(magnitude, tl.where(scale == 0, float("inf"), scale)), LARGEST)
+
+
+@triton.jit
+def element_limit(byte, tensor_scale, DTYPE_MAX: tl.constexpr):
+    if tensor_scale is None:
+        return largest_quotient(byte, DTYPE_MAX)
+    else:
+        return DTYPE_MAX
+
+
+@triton.jit
+def scaled(value, byte, tensor_scale, DTYPE_MAX: tl.constexpr):
+    if tensor_scale is None:
+        return value * scale_value(byte)
+    else:
+        product = value * block_scale(byte, tensor_scale)
+        return tl.where(product > DTYPE_MAX, DTYPE_MAX, product)  # a NaN stays
 
 
 @triton.jit
@@ -157,7 +213,9 @@ def decode(
     # Read as a float32, a magnitude code is 2^(126 + emin) times too small, subnormal codes included: a GPU, unlike a CPU, has no mode
     # that flushes them. This takes 2 instructions where the reference takes 5.
     bits = magnitude << (23 - MANTISSA_BITS)
-    value = tl.minimum(as_float(bits) * as_float(tl.full([], (EMIN + 253) << 23, tl.int32)), limit)
+    value = as_float(bits) * as_float(tl.full([], (EMIN + 253) << 23, tl.int32))
+    if limit is not None:
+        value = tl.minimum(value, limit)
     if HAS_SPECIAL_CODES:
         special = bits + ((256 - (1 << (BITS - 1 - MANTISSA_BITS))) << 23)
         value = tl.where(magnitude > LARGEST_CODE, as_float(special), value)
@@ -254,8 +312,27 @@ def block_maximum(magnitude, AXIS: tl.constexpr):
 
 
 @triton.jit
-def scale_blocks(x, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
+def block_scales(amax_bits, tensor_scale, THRESHOLD: tl.constexpr, EMAX: tl.constexpr, LARGEST: tl.constexpr):
+    """The blocks' scale bytes, and by what `scaled_down` divides their magnitudes: the inverse scales, or those of a tensor's scale."""
+    if tensor_scale is None:
+        byte = scale_byte(amax_bits, EMAX, THRESHOLD)
+        return byte, inverse_scale(byte)
+    else:
+        byte = scale_code(amax_bits, tensor_scale, LARGEST)
+        return byte, block_scale(byte, tensor_scale)
+
+
+@triton.jit
+def scaled_down(magnitude, factor, tensor_scale, LARGEST: tl.constexpr):
+    if tensor_scale is None:
+        return magnitude * factor
+    else:
+        return quotients(magnitude, factor, LARGEST)
+
+
+@triton.jit
+def scale_blocks(x, tensor_scale, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr, LARGEST: tl.constexpr):
     magnitude = tl.abs(x)  # as floats: abs is then a free modifier of both instructions that read it
-    byte = scale_byte(block_maximum(magnitude, 2), EMAX, THRESHOLD)
-    y = magnitude * inverse_scale(byte)
+    byte, factor = block_scales(block_maximum(magnitude, 2), tensor_scale, THRESHOLD, EMAX, LARGEST)
+    y = scaled_down(magnitude, factor, tensor_scale, LARGEST)
     return byte, y, grid_exponent(as_bits(y), EMIN)

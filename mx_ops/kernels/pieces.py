@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .numerics import as_bits, philox, random_at, scale_byte, to_float32, words_in_order
+from .numerics import as_bits, philox, random_at, to_float32, words_in_order
 
 PIECES = tl.constexpr(8)  # and as many neighbours as share a counter of Philox
 
@@ -102,8 +102,8 @@ def quarters(x, ODD: tl.constexpr):
 
 
 @triton.jit
-def scale_pieces(pieces, THRESHOLD: tl.constexpr, EMAX: tl.constexpr, ROWS_INNERMOST: tl.constexpr):
-    """The scale bytes of a tile's blocks."""
+def amax_of_pieces(pieces, ROWS_INNERMOST: tl.constexpr):
+    """The bits of the largest magnitude of each block of a tile."""
     magnitude = magnitude_bits(pieces[0])
     for j in tl.static_range(1, PIECES):
         magnitude = tl.maximum(magnitude, magnitude_bits(pieces[j]))
@@ -111,7 +111,7 @@ def scale_pieces(pieces, THRESHOLD: tl.constexpr, EMAX: tl.constexpr, ROWS_INNER
         amax = tl.max(magnitude, 1, keep_dims=True)
     else:
         amax = tl.max(magnitude, 2, keep_dims=True)
-    return scale_byte(as_bits(from_magnitude_bits(amax, pieces[0].dtype)), EMAX, THRESHOLD)
+    return as_bits(from_magnitude_bits(amax, pieces[0].dtype))
 
 
 @triton.jit

@@ -11,16 +11,18 @@ from ..symbols import known
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
     as_bits,
+    block_scales,
     grid_exponent,
-    inverse_scale,
     pack,
     random_bits,
     round_to_code,
     scale_blocks,
+    scaled_down,
     signed_code,
     to_float32,
+    usable,
 )
-from .pieces import PIECES, by_rows, load_pieces, matrix_axes, random_piece, scale_pieces, shared_words, store_codes, tile_axes
+from .pieces import PIECES, amax_of_pieces, by_rows, load_pieces, matrix_axes, random_piece, shared_words, store_codes, tile_axes
 from .tiling import COUNTS, Tile, View, inside, lanes, left, places, plan, program_tile
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along: MXFP8 1.00, with 4096 0.96; MXFP4 0.94,
@@ -35,6 +37,7 @@ def quantize_kernel(
     elements_ptr,
     scales_ptr,
     seed_ptr,  # None rounds to nearest
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -67,8 +70,10 @@ def quantize_kernel(
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
+    LARGEST: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -95,13 +100,16 @@ def quantize_kernel(
     else:
         block_mask = None
         x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
-    scale, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    scale, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST)
     random = None
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
     code = signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)
-    code = tl.where(scale == 255, NAN_CODE, code)
+    code = tl.where(scale == NAN_SCALE, NAN_CODE, code)
     UNIT: tl.constexpr = 8 if CODES_PER_BYTE > 1 else 1  # codes that are stored as one
     if CODES_PER_BYTE > 1:
         stored = pack(code, CODES_PER_BYTE)
@@ -124,6 +132,7 @@ def quantize_pieces_kernel(
     elements_ptr,
     scales_ptr,
     seed_ptr,  # None rounds to nearest
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -156,8 +165,10 @@ def quantize_pieces_kernel(
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
+    LARGEST: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     WORDS: tl.constexpr,  # whether every row's codes start at a multiple of eight of them
     AXIS: tl.constexpr,
@@ -179,19 +190,21 @@ def quantize_pieces_kernel(
     place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
 
     pieces = load_pieces(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
-    scale = scale_pieces(pieces, THRESHOLD, EMAX, ROWS_INNERMOST)
-    inverse = inverse_scale(scale)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    scale, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
     if AXIS is not None:
         seed, words = shared_words(seed_ptr, place, row, group, place_row, AXIS)
     codes = ()
     for j in tl.static_range(PIECES):
         x = to_float32(pieces[j])
-        y = tl.abs(x) * inverse
+        y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
         random = None
         if AXIS is not None:
             random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
         code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-        code = tl.where(scale == 255, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
+        code = tl.where(scale == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
         codes = codes + (code,)
     COLUMNS: tl.constexpr = BLOCKS * BLOCK
     store_codes(
@@ -223,6 +236,7 @@ def find(
     elements: Tensor,
     scales: Tensor,
     seed: Tensor | None,
+    tensor_scale: Tensor | None,
     fmt: Format,
     dim: int,
     block_size: int,
@@ -246,6 +260,7 @@ def quantize(
     elements: Tensor,
     scales: Tensor,
     seed: Tensor | None,
+    tensor_scale: Tensor | None,
     fmt: Format,
     dim: int,
     block_size: int,
@@ -253,4 +268,4 @@ def quantize(
     traced: bool = False,
 ) -> bool:
     """Fill elements and scales; False if the shape is beyond the kernels."""
-    return launch(find, (x, elements, scales, seed), (fmt, dim, block_size, threshold), traced)
+    return launch(find, (x, elements, scales, seed, tensor_scale), (fmt, dim, block_size, threshold), traced)

@@ -9,8 +9,19 @@ from torch import Tensor
 from ..formats import Format
 from ..symbols import known
 from .launch import Launch, launch, prepare
-from .numerics import as_bits, grid_exponent, inverse_scale, pack, round_to_code, scale_blocks, signed_code, to_float32
-from .pieces import PIECES, by_rows, in_order, load_pieces, matrix_axes, random_piece, scale_pieces, shared_words, store_words, tile_axes
+from .numerics import (
+    as_bits,
+    block_scales,
+    grid_exponent,
+    pack,
+    round_to_code,
+    scale_blocks,
+    scaled_down,
+    signed_code,
+    to_float32,
+    usable,
+)
+from .pieces import PIECES, amax_of_pieces, by_rows, in_order, load_pieces, matrix_axes, random_piece, shared_words, store_words, tile_axes
 from .quantize import quantize
 from .tiling import COUNTS, Tile, View, left, places, plan, program_tile
 
@@ -27,6 +38,7 @@ def quantize_both_kernel(
     across_ptr,  # elements and scales of the blocks that lie across the last dim
     across_scales_ptr,
     seed_ptr,  # None rounds to nearest
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,  # of the dim before the last
     rows,  # the length of the last dim: what is a row of the blocks across it is an element of those along it
     length_tiles,
@@ -69,8 +81,10 @@ def quantize_both_kernel(
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
+    LARGEST: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -92,8 +106,10 @@ def quantize_both_kernel(
     place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
 
     pieces = load_pieces(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, True, MASKED, WIDE)
-    scale = scale_pieces(pieces, THRESHOLD, EMAX, True)
-    inverse = inverse_scale(scale)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+    scale, factor = block_scales(amax_of_pieces(pieces, True), tensor_scale, THRESHOLD, EMAX, LARGEST)
     if AXIS is not None:
         seed, shared = shared_words(seed_ptr, place, row, group, place_row, AXIS)
     LINES: tl.constexpr = BLOCKS * BLOCK // PIECES  # of a piece: a line is a row of the blocks along the last dim
@@ -110,17 +126,17 @@ def quantize_both_kernel(
         if AXIS is not None:
             random = random_piece(j, seed, shared, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, True)
         x = to_float32(pieces[j])
-        y = tl.abs(x) * inverse
+        y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
         code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-        code = tl.where(scale == 255, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
+        code = tl.where(scale == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
         words |= code.to(WORD) << (SLOT * j)
 
         x = tl.reshape(x, LINES, ROWS // BLOCK, BLOCK)
         if AXIS is not None:
             random = tl.reshape(random, LINES, ROWS // BLOCK, BLOCK)
-        along, y, exponent = scale_blocks(x, THRESHOLD, EMIN, EMAX)
+        along, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST)
         code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-        code = tl.where(along == 255, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
+        code = tl.where(along == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
         scales = scales + (along.to(tl.uint8),)
         if CODES_PER_BYTE > 1:
             stored = pack(code, CODES_PER_BYTE)
@@ -162,6 +178,7 @@ def find(
     elements_t: Tensor,
     scales_t: Tensor,
     seed: Tensor | None,
+    tensor_scale: Tensor | None,
     fmt: Format,
     dim: int,
     block_size: int,
@@ -197,6 +214,7 @@ def quantize_both(
     elements_t: Tensor,
     scales_t: Tensor,
     seed: Tensor | None,
+    tensor_scale: Tensor | None,
     fmt: Format,
     dim: int,
     block_size: int,
@@ -204,8 +222,8 @@ def quantize_both(
     traced: bool = False,
 ) -> bool:
     """Fill all four, from one read of x where its layout allows; False if the shape is beyond the kernels."""
-    if launch(find, (x, elements, scales, elements_t, scales_t, seed), (fmt, dim, block_size, threshold), traced):
+    if launch(find, (x, elements, scales, elements_t, scales_t, seed, tensor_scale), (fmt, dim, block_size, threshold), traced):
         return True
-    return quantize(x, elements, scales, seed, fmt, dim, block_size, threshold, traced) and quantize(
-        x, elements_t, scales_t, seed, fmt, dim - 1, block_size, threshold, traced
+    return quantize(x, elements, scales, seed, tensor_scale, fmt, dim, block_size, threshold, traced) and quantize(
+        x, elements_t, scales_t, seed, tensor_scale, fmt, dim - 1, block_size, threshold, traced
     )
