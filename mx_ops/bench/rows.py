@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -156,7 +157,18 @@ def relaid(row: Row, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def quantized(row: Row, x: Tensor) -> tuple[Tensor, ...]:
     """Elements and scales."""
-    return torch.ops.mx.quantize(x, row.format, dim=row.dim)
+    return torch.ops.mx.quantize(x, row.format, None, tensor_scale(row, x.device), dim=row.dim)
+
+
+def tensor_scale(row: Row, device: torch.device) -> Tensor | None:
+    """The scale of the whole tensor, where the format has one: given, so that no row reads its input twice."""
+    return of_normal_numbers(device) if row.fmt.has_tensor_scale else None
+
+
+@functools.cache
+def of_normal_numbers(device: torch.device) -> Tensor:
+    """The scale of a tensor whose largest magnitude is 6."""
+    return torch.full((1,), 6 / 2688, device=device)
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
@@ -190,7 +202,7 @@ def function(row: Row) -> Callable[..., Any]:
         return peers.with_lowering("aten", function(replace(row, by="compiled")))
     op, name, dim, dtype = getattr(torch.ops.mx, row.op), row.format, row.dim, row.dtype
     if row.op == "quantize_both":
-        return lambda x, *seed: op(x, name, *seed)
+        return lambda x, seed=None: op(x, name, seed, tensor_scale(row, x.device))
     if row.op == "dequantize":
-        return lambda elements, scales: op(elements, scales, name, dim=dim, dtype=dtype)
-    return lambda x, *seed: op(x, name, *seed, dim=dim)
+        return lambda elements, scales: op(elements, scales, name, tensor_scale(row, elements.device), dim=dim, dtype=dtype)
+    return lambda x, seed=None: op(x, name, seed, tensor_scale(row, x.device), dim=dim)
