@@ -202,7 +202,7 @@ def test_the_table_covers_every_op_format_mode_and_dim(kind: str) -> None:
 
 def test_plot_is_an_svg_of_every_line(tmp_path: Path, small_caches: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line an op over all sizes, with its name; colors for light and dark."""
-    monkeypatch.setattr(rows, "SWEEP", {"cpu": [1, 2, 4]})
+    monkeypatch.setattr(rows, "SWEEP", {"cpu": [2, 4, 8]})
     monkeypatch.setattr(rows, "SWEEP_COLUMNS", 64)
     file = tmp_path / "bench.svg"
     status, _, err = call("--device", "cpu", "--quick", "--rounds", 1, "--shape", SHAPE, "--format", FORMATS[0], "--plot", file)
