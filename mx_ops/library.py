@@ -378,7 +378,7 @@ def straight_through(overload: Any, function: Callable[..., Call]) -> Callable:
 
     def autograd(keyset: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         transformed = torch._C._are_functorch_transforms_active()
-        dual = forward_ad._current_level >= 0
+        dual = torch.autograd.forward_ad._current_level >= 0
         if not (transformed or dual) and (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in DEVICE_KEYS:
             if input.requires_grad and torch.is_grad_enabled():
                 return StraightThrough.apply(input, lambda input: function(input, *args, **kwargs).run())
