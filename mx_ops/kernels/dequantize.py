@@ -19,7 +19,7 @@ from .tiling import COUNTS, Tile, View, inside, lanes, left, plan, program_tile
 TILE = Tile(along=4096, across=2048)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize_on_alignment=COUNTS)
 def dequantize_kernel(
     elements_ptr,
     scales_ptr,
@@ -92,7 +92,7 @@ def dequantize_kernel(
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize_on_alignment=COUNTS)
 def dequantize_pieces_kernel(
     elements_ptr,
     scales_ptr,
@@ -165,7 +165,7 @@ def dequantize_pieces_kernel(
             value = decode(magnitude_code(code, BITS, TWOS_COMPLEMENT), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
             out = from_float32(with_sign(scaled(value, scale, tensor_scale, DTYPE_MAX), code << (32 - BITS)), out_ptr.dtype.element_ty)
             outs = outs + (as_tile(out, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST),)
-    store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
+    store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, False, MASKED, WIDE)
 
 
 def find(

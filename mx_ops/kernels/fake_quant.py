@@ -34,7 +34,7 @@ from .tiling import COUNTS, Tile, View, inside, lanes, left, places, plan, progr
 TILE = Tile(along=1024, across=2048)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize_on_alignment=COUNTS)
 def fake_quant_kernel(
     x_ptr,
     out_ptr,
@@ -104,7 +104,7 @@ def fake_quant_kernel(
     tl.store(out_ptr + (row * out_row + element * out_length), out, mask=mask)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize_on_alignment=COUNTS)
 def fake_quant_pieces_kernel(
     x_ptr,
     out_ptr,
@@ -174,7 +174,9 @@ def fake_quant_pieces_kernel(
         sign = element_sign(as_bits(x), rounded, TWOS_COMPLEMENT)
         out = from_float32(with_sign(scaled(rounded, byte, tensor_scale, DTYPE_MAX), sign), out_ptr.dtype.element_ty)
         outs = outs + (out,)
-    store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
+    store_pieces(
+        out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, ROWS_INNERMOST, MASKED, WIDE
+    )
 
 
 def find(

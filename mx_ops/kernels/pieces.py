@@ -210,11 +210,12 @@ def store_pieces(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS_INNERMOST: tl.constexpr,
+    APART: tl.constexpr,
     MASKED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The inverse of `load_pieces`."""
-    if ROWS_INNERMOST:
+    """Store pieces of values: apart, where rows are neighbours in ``out`` too, or together, where the elements are."""
+    if APART:
         row, group = tile_axes(ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, WIDE)
         for j in tl.static_range(PIECES):
             element = group * PIECES + j
@@ -227,7 +228,7 @@ def store_pieces(
     else:
         row, element = matrix_axes(ROWS, BLOCKS * BLOCK, WIDE)
         pointer = out_ptr + (row * out_row + element * out_length)
-        values = tl.reshape(in_order(pieces, PIECES), ROWS, BLOCKS * BLOCK)
+        values = by_rows(in_order(pieces, PIECES), ROWS, BLOCKS * BLOCK, ROWS_INNERMOST)
         if MASKED:
             tl.store(pointer, values, mask=(row < rows_left) & (element < elements_left))
         else:

@@ -31,7 +31,7 @@ ALONG = 8192  # over the codes in a byte
 ACROSS = 4096
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize_on_alignment=COUNTS)
 def quantize_kernel(
     x_ptr,
     elements_ptr,
@@ -126,7 +126,7 @@ def quantize_kernel(
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize_on_alignment=COUNTS)
 def quantize_pieces_kernel(
     x_ptr,
     elements_ptr,

@@ -30,7 +30,7 @@ from .tiling import COUNTS, Tile, View, left, places, plan, program_tile
 TILE = Tile(along=0, across=8192, rows=128, rows_first=False)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize_on_alignment=COUNTS)
 def quantize_both_kernel(
     x_ptr,
     elements_ptr,
