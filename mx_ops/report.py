@@ -248,14 +248,18 @@ class Check(NamedTuple):
 
 
 class Ops(torch.nn.Module):
-    """Every op in every format, to nearest and with a seed. Flipping is exact, and gives a compiler something to compile around them."""
+    """Every op in every format, to nearest, and with a seed in those whose codes share a byte: stochastic rounding is one code for all.
+
+    Flipping is exact, and gives a compiler something to compile around them.
+    """
 
     def forward(self, x: Tensor, seed: Tensor) -> dict[str, Tensor]:
         """All outputs by name. The ops give bytes: Inductor's C++ and torch.export.save do not know all of torch's own dtypes."""
         x, outputs = x.flip(0), {}
         tensor_scales = scales_of_tensor(x.nan_to_num(0.0, 0.0, 0.0))
         for name, scale in tensor_scales.items():
-            for rounding, maybe_seed in (("to nearest", None), ("with a seed", seed)):
+            with_a_seed = [("with a seed", seed)] * (FORMATS[name].codes_per_byte > 1)
+            for rounding, maybe_seed in [("to nearest", None), *with_a_seed]:
                 elements, scales = torch.ops.mx.quantize(x, name, maybe_seed, scale)
                 outputs[f"quantize, {name}, {rounding}, elements"] = elements.flip(0)
                 outputs[f"quantize, {name}, {rounding}, scales"] = scales.flip(0)
