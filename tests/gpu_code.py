@@ -192,7 +192,7 @@ def run(file: pathlib.Path) -> None:
 
 def load(code: str, folder: pathlib.Path) -> ModuleType:
     """A module of Inductor's, told that its kernels are interpreted: they then spare the interpreter what is slow in it."""
-    assert "INTERPRETED = tl.constexpr(False)" in code
+    assert "INTERPRETED = tl.constexpr(False)" in code or "INTERPRETED" not in code  # not every kernel asks
     code = code.replace("INTERPRETED = tl.constexpr(False)", "INTERPRETED = tl.constexpr(True)")
     name = f"code{len(list(folder.iterdir()))}"
     (folder / f"{name}.py").write_text(code)
