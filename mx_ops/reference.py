@@ -447,8 +447,8 @@ def dequantize(
 
 
 def _saturates(byte: Tensor, fmt: Format, dtype: torch.dtype) -> bool:
-    """Whether in some block that is not NaN an element times the scale may be beyond a dtype's range."""
-    return bool(largest_quotient(byte, dtype).min() < fmt.largest)
+    """Whether in some block that is not NaN a code times the scale may be beyond a dtype's range; MXINT8's -128, too, which is -2."""
+    return bool(largest_quotient(byte, dtype).min() < 2.0 ** (fmt.emax + 1))
 
 
 def _look_up(packed: Tensor, fmt: Format) -> Tensor:

@@ -94,9 +94,9 @@ def test_every_byte_looks_up_what_it_decodes_to(format: str) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         decoded = torch.empty(256, 256 * fmt.codes_per_byte, dtype=dtype)
         together, each = torch.empty_like(decoded), torch.empty_like(decoded)
-        reference.dequantize(elements, scales, decoded, fmt, 1, fmt.block_size, traced=True)
-        reference.dequantize(elements, scales, together, fmt, 1, fmt.block_size)
+        reference.dequantize(elements, scales, decoded, None, fmt, 1, fmt.block_size, traced=True)
+        reference.dequantize(elements, scales, together, None, fmt, 1, fmt.block_size)
         for codes, scale, out in zip(elements.split(1), scales.split(1), each.split(1)):
-            reference.dequantize(codes, scale, out, fmt, 1, fmt.block_size)
+            reference.dequantize(codes, scale, out, None, fmt, 1, fmt.block_size)
         assert_same(together, decoded)
         assert_same(each, decoded)

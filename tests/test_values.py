@@ -64,7 +64,7 @@ def test_random_data(format: str, dtype: torch.dtype, device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("format", [name for name, row in mx_ops.FORMATS.items() if not row.twos_complement])
+@pytest.mark.parametrize("format", [name for name in FORMATS if not mx_ops.FORMATS[name].twos_complement])
 def test_negative_zero_stays(format: str, dtype: torch.dtype, device: str) -> None:
     """-0 and what rounds to it keep their sign, in codes and in values, in a block of zeros and beside a large number."""
     x = torch.tensor([[-0.0, 0.0] * 16, [-(2.0**-24), 1000.0] * 16], dtype=dtype, device=device)
