@@ -17,6 +17,9 @@ from torch._inductor.utils import fresh_cache
 import mx_ops
 from mx_ops import library
 
+# NumPy, by which Triton's interpreter calculates, says so where a scale or a product saturates.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in:RuntimeWarning")
+
 ops = torch.ops.mx
 SEED = 0x0123_4567_89AB_CDEF
 TINY = 2.0**-149
@@ -78,8 +81,8 @@ def test_every_shape_and_dim(shape: tuple[int, ...], dim: int, device: str) -> N
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_data_of_one_magnitude(dtype: torch.dtype, device: str) -> None:
     """Where neither scales nor elements are lost, with every block size; and with a seed."""
-    x = torch.from_numpy(np.random.default_rng(2).standard_normal((9 if INTERPRETED else 123, 416))).to(dtype).to(device)
-    for block_size in mx_ops.BLOCK_SIZES:
+    x = torch.from_numpy(np.random.default_rng(2).standard_normal((3 if INTERPRETED else 123, 416))).to(dtype).to(device)
+    for block_size in [16 << DTYPES.index(dtype)] if INTERPRETED else mx_ops.BLOCK_SIZES:
         check(x, block_size=block_size)
     check(x, seed=SEED)
     check(x.t(), dim=0, seed=-3)
@@ -244,8 +247,7 @@ def test_every_slice_under_vmap_has_its_own_scale(device: str) -> None:
     assert_same(torch.vmap(torch.func.grad(lambda part: mx_ops.nvfp4_fake_quant(part).sum()))(x), torch.ones_like(x))
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("backend", "dtype"), [("inductor", torch.float32), ("inductor", torch.bfloat16), ("aot_eager", torch.float16)])
 def test_compiled_bits(backend: str, dtype: torch.dtype, device: str) -> None:
     """One graph, with a producer whose result is rounded to its dtype, gives eager's bits for every number of rows, ties included."""
 
