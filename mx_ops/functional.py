@@ -432,14 +432,21 @@ def _int(value: Any, name: str) -> int:
         return value  # type: ignore[return-value]
     if not isinstance(value, int):
         try:
-            # What was numpy's is a tensor inside torch.compile, and torch 2.11 traces int() of one, but not operator.index().
-            traced = torch.compiler.is_compiling() and hasattr(value, "__array__") and not torch.as_tensor(value).is_floating_point()
-            value = int(value) if traced else operator.index(value)
+            value = _index(value)
         except TypeError:
             raise TypeError(f"{name} is of type {type(value).__name__}; it may be an int, or an int64 tensor of one element") from None
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{name} is an int outside int64; it may be from -2**63 to 2**63 - 1")
     return value
+
+
+def _index(value: Any) -> int:
+    """operator.index, of which torch 2.11 traces too little: no tensor, as NumPy's integers are under torch.compile, and not its error."""
+    if not hasattr(value, "__index__"):
+        raise TypeError
+    if torch.compiler.is_compiling() and hasattr(value, "__array__") and not torch.as_tensor(value).is_floating_point():
+        return int(value)
+    return operator.index(value)
 
 
 def _one_int64(tensor: Tensor, name: str) -> Tensor:
