@@ -109,15 +109,15 @@ CASES = [
 # takes otherwise.
 STORES = {
     "fake_quant_kernel": {False: 1},
-    "fake_quant_pieces_kernel": {False: 1, True: 8},
+    "fake_quant_pieces_kernel": {False: 2, True: 8},
     "quantize_kernel": {False: 2},
-    "quantize_pieces_kernel": {False: 2, True: 2},
+    "quantize_pieces_kernel": {False: 3, True: 2},
     "quantize_both_kernel": {True: 11},
     "fake_quant_lanes_kernel": {True: 32},
     "quantize_lanes_kernel": {True: 2},
     "quantize_both_lanes_kernel": {True: 4},
     "dequantize_kernel": {False: 1},
-    "dequantize_pieces_kernel": {False: 1},
+    "dequantize_pieces_kernel": {False: 2},
 }
 MAXIMA = {"fake_quant_kernel": 1, "quantize_kernel": 1, "quantize_both_kernel": 8}
 

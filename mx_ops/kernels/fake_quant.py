@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..formats import Format
-from .lanes import fake_quant_lanes, in_lanes, lane_axes, load_lanes
+from .lanes import LONGEST_BLOCK, fake_quant_lanes, in_lanes, lane_axes, load_lanes
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
     as_bits,
@@ -38,9 +38,13 @@ from .pieces import (
 from .tiling import COUNTS, Tile, View, inside, lanes, left, places, plan, program_tile
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along: nearest 1.00, stochastic 1.00; with 2048, 1.00
-# and 0.99; with 4096 and 8192, 0.99 and 0.93. Across: 0.99; with 4096 0.99, with 8192 0.98. Ragged (a row of 16383): 0.83; with 2048 0.75,
-# with 8192 0.68.
+# and 0.99; with 4096 and 8192, 0.99 and 0.93. Across, stochastic: 0.88 to 0.94; with 128 rows 0.91, with 32 elements a thread 0.70. Ragged
+# (a row of 16383): 0.83; with 2048 0.75, with 8192 0.68.
 TILE = Tile(along=1024, across=2048)
+# Across, in lanes: 0.99; with 2 rows a thread 0.98, with 64 rows 0.97. Quotients want registers: 2 rows a thread give them 0.98. Along,
+# 0.97; with 1024 0.97, with 2048 0.96, with 32 elements a thread 0.91.
+LANES_TILE = Tile(along=1024, across=4096, rows=128, a_thread=128)
+DIVIDED_TILE, DIVIDED_LANES_TILE = TILE._replace(along=512), LANES_TILE._replace(along=512, a_thread=64)
 
 
 @triton.jit(do_not_specialize_on_alignment=COUNTS)
@@ -147,6 +151,7 @@ def fake_quant_pieces_kernel(
     EMAX: tl.constexpr,
     LARGEST: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
+    IN_LANES: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -176,14 +181,17 @@ def fake_quant_pieces_kernel(
     # Stored as soon as it is made, a piece leaves registers for the next ones; of 4 bytes an element Triton 3.6 then takes more.
     AT_ONCE: tl.constexpr = ROWS_INNERMOST and out_ptr.dtype.element_ty.primitive_bitwidth == 16
     for j in tl.static_range(PIECES):
-        x = to_float32(pieces[j])
-        y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
-        random = None
-        if AXIS is not None:
-            random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
-        rounded = tl.minimum(round_to_value(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS), limit)
-        value = with_element_sign(scaled(rounded, byte, tensor_scale, DTYPE_MAX), as_bits(x), TWOS_COMPLEMENT)
-        out = from_float32(value, out_ptr.dtype.element_ty)
+        if IN_LANES:
+            out = fake_quant_lanes(pieces[j], byte, factor, tensor_scale, DTYPE_MAX, MANTISSA_BITS, EMIN, LARGEST, TWOS_COMPLEMENT)
+        else:
+            x = to_float32(pieces[j])
+            y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
+            random = None
+            if AXIS is not None:
+                random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
+            rounded = tl.minimum(round_to_value(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS), limit)
+            value = with_element_sign(scaled(rounded, byte, tensor_scale, DTYPE_MAX), as_bits(x), TWOS_COMPLEMENT)
+            out = from_float32(value, out_ptr.dtype.element_ty)
         if AT_ONCE:
             store_piece(j, out_ptr, out, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, MASKED, WIDE)
         else:
@@ -273,20 +281,21 @@ def find(
 ) -> Launch | None:
     """The launch for these tensors; None if their shape is beyond the kernels."""
     views = (View(x.stride()), View(out.stride()))
-    lanes, rows_a_thread = in_lanes(x, seed, block_size), 2 if fmt.divides else 4
-    tile = TILE
-    if lanes:
-        tile = TILE._replace(across=128 * 32, rows=128, a_thread=rows_a_thread * 32)
+    lanes = in_lanes(x, seed)
+    whole = lanes and block_size <= LONGEST_BLOCK
     if fmt.divides:
-        tile = tile._replace(along=512)
+        tile = DIVIDED_LANES_TILE if whole else DIVIDED_TILE
+    else:
+        tile = LANES_TILE if whole else TILE
     found = plan(x.shape, dim, block_size, tile, views, quantum(x, aligned), places(x.shape, seed is not None))
     if found is None:
         return None
-    if lanes and found.constants["ROWS_INNERMOST"]:
+    if whole and found.constants["ROWS_INNERMOST"]:
         kernel = fake_quant_lanes_kernel
     else:
         kernel = fake_quant_pieces_kernel if found.in_pieces else fake_quant_kernel
-    return prepare(kernel, found, fmt, THRESHOLD=threshold, DTYPE_MAX=torch.finfo(out.dtype).max, ROWS_A_THREAD=rows_a_thread)
+    more = {"DTYPE_MAX": torch.finfo(out.dtype).max, "IN_LANES": lanes, "ROWS_A_THREAD": tile.a_thread // LONGEST_BLOCK}
+    return prepare(kernel, found, fmt, THRESHOLD=threshold, **more)
 
 
 def fake_quant(

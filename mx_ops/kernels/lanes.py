@@ -37,9 +37,9 @@ LONGEST_BLOCK = 32  # of which a thread holds two or four
 MANTISSA = tl.constexpr(7)
 
 
-def in_lanes(x: Tensor, seed: Tensor | None, block_size: int) -> bool:
+def in_lanes(x: Tensor, seed: Tensor | None) -> bool:
     """Whether a tensor can be worked in lanes."""
-    return x.dtype == torch.bfloat16 and seed is None and block_size <= LONGEST_BLOCK and has_lanes(x.device)
+    return x.dtype == torch.bfloat16 and seed is None and has_lanes(x.device)
 
 
 def has_lanes(device: torch.device) -> bool:

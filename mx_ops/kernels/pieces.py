@@ -79,7 +79,10 @@ def load_pieces(
         row, element = matrix_axes(ROWS, BLOCKS * BLOCK, WIDE)
         pointer = x_ptr + (row * x_row + element * x_length)
         if MASKED:
-            x = tl.load(pointer, mask=(row < rows_left) & (element < elements_left), other=0)
+            if (rows_left == ROWS) & (elements_left == BLOCKS * BLOCK):
+                x = tl.load(pointer)
+            else:
+                x = tl.load(pointer, mask=(row < rows_left) & (element < elements_left), other=0)
         else:
             x = tl.load(pointer)
         p0, p2, p4, p6 = quarters(tl.reshape(x, ROWS, BLOCKS, BLOCK // PIECES, 4, 2), 0)
@@ -223,7 +226,10 @@ def store_pieces(
     pointer = out_ptr + (row * out_row + element * out_length)
     values = by_rows(in_order(pieces, PIECES), ROWS, BLOCKS * BLOCK, ROWS_INNERMOST)
     if MASKED:
-        tl.store(pointer, values, mask=(row < rows_left) & (element < elements_left))
+        if (rows_left == ROWS) & (elements_left == BLOCKS * BLOCK):
+            tl.store(pointer, values)
+        else:
+            tl.store(pointer, values, mask=(row < rows_left) & (element < elements_left))
     else:
         tl.store(pointer, values)
 
@@ -302,7 +308,10 @@ def store_codes(
         pointer = elements_ptr + (row * elements_row + byte * elements_length)
         packed = by_rows(in_order(packed, PIECES // CODES_PER_BYTE), ROWS, COLUMNS // CODES_PER_BYTE, ROWS_INNERMOST)
         if MASKED:
-            tl.store(pointer, packed, mask=(row < rows_left) & (byte * CODES_PER_BYTE < elements_left))
+            if (rows_left == ROWS) & (elements_left == COLUMNS):
+                tl.store(pointer, packed)
+            else:
+                tl.store(pointer, packed, mask=(row < rows_left) & (byte * CODES_PER_BYTE < elements_left))
         else:
             tl.store(pointer, packed)
 
