@@ -105,19 +105,19 @@ CASES = [
         )
     ),
 ]
-# Stores, by whether a tile's rows are its innermost axis; and maxima of floats, of a block: NaN if anything is, which the interpreter
+# Stores, by whether a tile's rows are its innermost axis (one more where whole tiles have their own); and maxima of floats, of a block: NaN if anything is, which the interpreter
 # takes otherwise.
 STORES = {
-    "fake_quant_kernel": {False: 1},
-    "fake_quant_pieces_kernel": {False: 2, True: 8},
-    "quantize_kernel": {False: 2},
-    "quantize_pieces_kernel": {False: 3, True: 2},
-    "quantize_both_kernel": {True: 11},
-    "fake_quant_lanes_kernel": {True: 32},
-    "quantize_lanes_kernel": {True: 2},
-    "quantize_both_lanes_kernel": {True: 4},
-    "dequantize_kernel": {False: 1},
-    "dequantize_pieces_kernel": {False: 2},
+    "fake_quant_kernel": {False: (1,)},
+    "fake_quant_pieces_kernel": {False: (2,), True: (8,)},
+    "quantize_kernel": {False: (2,)},
+    "quantize_pieces_kernel": {False: (3,), True: (2, 3)},
+    "quantize_both_kernel": {True: (11,)},
+    "fake_quant_lanes_kernel": {True: (32,)},
+    "quantize_lanes_kernel": {True: (2,)},
+    "quantize_both_lanes_kernel": {True: (4,)},
+    "dequantize_kernel": {False: (1,)},
+    "dequantize_pieces_kernel": {False: (2,)},
 }
 MAXIMA = {"fake_quant_kernel": 1, "quantize_kernel": 1, "quantize_both_kernel": 8}
 
@@ -144,7 +144,7 @@ if not INTERPRETED:  # what is compiled is the same there
         assert len(results) == len(CASES)
         for result in results:
             assert result["binary"] > 1000
-            assert result["stores"] == STORES[result["kernel"]][result["rows_innermost"]], result
+            assert result["stores"] in STORES[result["kernel"]][result["rows_innermost"]], result
             assert result["maxima"] == MAXIMA.get(result["kernel"], 0), result
             assert not result["fp8"]
         kernels = {(result["kernel"], result["rows_innermost"]) for result in results}
