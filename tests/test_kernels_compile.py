@@ -105,8 +105,8 @@ CASES = [
         )
     ),
 ]
-# Stores, by whether a tile's rows are its innermost axis (one more where whole tiles have their own); and maxima of floats, of a block: NaN if anything is, which the interpreter
-# takes otherwise.
+# Stores, by whether a tile's rows are its innermost axis (one more where whole tiles have one of their own); and maxima of floats, of a
+# block: NaN if anything is, which the interpreter takes otherwise.
 STORES = {
     "fake_quant_kernel": {False: (1,)},
     "fake_quant_pieces_kernel": {False: (2,), True: (8,)},
