@@ -65,7 +65,7 @@ def quantize(
     seed = _seed(x, stochastic_rounding, seed)
     elements, scales = _ops.quantize(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
     fmt = get_format(format)
-    return elements.view(fmt.dtype), scales.view(fmt.scale_dtype)
+    return _view(elements, fmt.dtype), _view(scales, fmt.scale_dtype)
 
 
 def quantize_both(
@@ -106,7 +106,7 @@ def quantize_both(
     codes = _ops.quantize_both(x, format, seed, tensor_scale, block_size=block_size, scale_mode=scale_mode)
     elements, scales, elements_t, scales_t = codes
     fmt = get_format(format)
-    return elements.view(fmt.dtype), scales.view(fmt.scale_dtype), elements_t.view(fmt.dtype), scales_t.view(fmt.scale_dtype)
+    return _view(elements, fmt.dtype), _view(scales, fmt.scale_dtype), _view(elements_t, fmt.dtype), _view(scales_t, fmt.scale_dtype)
 
 
 def dequantize(
@@ -305,7 +305,7 @@ def swizzle_scales(scales: Tensor) -> Tensor:
     tensor([119, 119, 119,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,
               0,   0, 119, 119, 119,   0], dtype=torch.uint8)
     """
-    return _ops.swizzle_scales(_one_byte(scales, "scales")).view(scales.dtype)
+    return _view(_ops.swizzle_scales(_one_byte(scales, "scales")), scales.dtype)
 
 
 def unswizzle_scales(swizzled: Tensor, rows: int, columns: int) -> Tensor:
@@ -327,7 +327,7 @@ def unswizzle_scales(swizzled: Tensor, rows: int, columns: int) -> Tensor:
     tensor([[0, 1, 2],
             [3, 4, 5]], dtype=torch.uint8)
     """
-    return _ops.unswizzle_scales(_one_byte(swizzled, "swizzled scales"), rows, columns).view(swizzled.dtype)
+    return _view(_ops.unswizzle_scales(_one_byte(swizzled, "swizzled scales"), rows, columns), swizzled.dtype)
 
 
 def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
@@ -432,12 +432,21 @@ def _int(value: Any, name: str) -> int:
         return value  # type: ignore[return-value]
     if not isinstance(value, int):
         try:
-            value = operator.index(value)
+            value = _index(value)
         except TypeError:
             raise TypeError(f"{name} is of type {type(value).__name__}; it may be an int, or an int64 tensor of one element") from None
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{name} is an int outside int64; it may be from -2**63 to 2**63 - 1")
     return value
+
+
+def _index(value: Any) -> int:
+    """operator.index, of which torch 2.11 traces too little: no tensor, as NumPy's integers are under torch.compile, and not its error."""
+    if not hasattr(value, "__index__"):
+        raise TypeError
+    if torch.compiler.is_compiling() and hasattr(value, "__array__") and not torch.as_tensor(value).is_floating_point():
+        return int(value)
+    return operator.index(value)
 
 
 def _one_int64(tensor: Tensor, name: str) -> Tensor:
@@ -454,11 +463,16 @@ def _bytes(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     allowed = dict.fromkeys((dtype, torch.uint8))
     if tensor.dtype not in allowed:
         raise TypeError(f"{name} are {tensor.dtype}; they may be {' or '.join(map(str, allowed))}")
-    return tensor.view(torch.uint8)
+    return _view(tensor, torch.uint8)
 
 
 def _one_byte(tensor: Tensor, name: str) -> Tensor:
     """The bytes of scales of any format."""
     if tensor.dtype.itemsize != 1 or tensor.dtype == torch.bool:
         raise TypeError(f"{name} are {tensor.dtype}; they may be of any dtype of one byte, such as torch.float8_e8m0fnu")
-    return tensor.view(torch.uint8)
+    return _view(tensor, torch.uint8)
+
+
+def _view(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bytes of a tensor in a dtype. No view is taken where it has that already: torch 2.11 does not batch views under vmap."""
+    return tensor if tensor.dtype == dtype else tensor.view(dtype)

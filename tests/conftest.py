@@ -14,6 +14,11 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() and not INTERPRETED else [])
 
+# What no kernel takes part in, or has a say in, is the same interpreted: the checks of arguments, how DTensors are shared out among ranks,
+# the reference itself, and what runs in processes of its own.
+SAME_INTERPRETED = ["distributed", "errors", "import", "memory", "oracle", "private_names", "readme", "threads"]
+collect_ignore = [f"test_{name}.py" for name in SAME_INTERPRETED] if INTERPRETED else []
+
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import INTERPRETED
 from helpers import FORMATS, assert_same, wild
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -416,13 +415,12 @@ def run(rank: int, folder: pathlib.Path) -> None:
         check_swizzle(line)
         check_fsdp(line)
         check_tensor_scale(line, grid)
-        if not INTERPRETED:  # kernels are slow then, and what is shared out among ranks does not depend on them
-            for mesh in (pair, line):
-                check_every_op(mesh)
-                check_dequantize(mesh)
-            check_grid(grid)
-            check_views(line, grid)
-            check_gradients(line)
+        for mesh in (pair, line):
+            check_every_op(mesh)
+            check_dequantize(mesh)
+        check_grid(grid)
+        check_views(line, grid)
+        check_gradients(line)
         dist.barrier()
         dist.destroy_process_group()
     except BaseException:

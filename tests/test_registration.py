@@ -103,15 +103,23 @@ def test_these_are_all_the_ops() -> None:
     assert names == {f"mx::{op}" for op in OPS}
 
 
+# What torch.library.opcheck does: the last compiles, which takes a second a sample, where the others take milliseconds.
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op: str, device: str) -> None:
-    """Schemas, autograd, fakes and AOT dispatch pass torch.library.opcheck, with inputs that require gradients and that do not."""
+    """Schemas, autograd and fakes pass torch.library.opcheck, with inputs that require gradients and that do not.
+
+    So does AOT dispatch: for each op and, over all of them, with each layout, with seeds and without.
+    """
     samples = list(sample_inputs(op, device))
     for index, (args, kwargs) in enumerate(samples):
         if op.endswith("fake_quant") and index % 3 == 0 and args[0].numel():
             args = (args[0].detach().clone(memory_format=torch.preserve_format).requires_grad_(), *args[1:])
-        result = torch.library.opcheck(packet(op), args, kwargs)
-        assert set(result.values()) == {"SUCCESS"}, (index, result)
+        checks = CHECKS if (index + OPS.index(op)) % 7 == 0 else CHECKS[:-1]
+        result = torch.library.opcheck(packet(op), args, kwargs, test_utils=checks)
+        assert result == dict.fromkeys(checks, "SUCCESS"), index
     assert len(samples) >= 12
 
 

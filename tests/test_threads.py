@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import INTERPRETED
 from helpers import FORMATS, assert_same, wild
 from torch import Tensor
 
@@ -41,8 +40,7 @@ def everything(x: Tensor, format: str, dim: int) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_bits_are_those_of_one_thread(format: str, three_threads: None) -> None:
     """Along either dim, from any layout; under inference mode and of inputs that require gradients too."""
-    cases = [((6, 70), 1)] if INTERPRETED else itertools.product([(66, 130), (2, 4000), (4000, 2)], (0, 1))
-    for shape, dim in cases:
+    for shape, dim in itertools.product([(34, 66), (2, 1000), (1000, 2)], (0, 1)):
         for x in (wild(shape, dim=dim), wild(shape[::-1], dim=1 - dim).t()):
             results = [everything(x, format, dim), everything(x.detach().requires_grad_(), format, dim)]
             with torch.inference_mode():
