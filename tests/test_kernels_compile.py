@@ -28,6 +28,7 @@ launches = []
 triton.JITFunction.run = lambda kernel, *args, grid, warmup, **kwargs: launches.append((kernel, args, kwargs))
 
 from mx_ops import kernels
+from mx_ops.kernels import lanes
 from mx_ops.formats import get_format, get_threshold
 
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8", torch.int64: "*i64"}
@@ -61,7 +62,9 @@ def launch(op, format, dtype, shape, order, dim, seeded):
     threshold = () if op == "dequantize" else (get_threshold(fmt, None, seeded),)
     assert getattr(kernels, op)(*inputs[op], fmt, dim, 32, *threshold)
 
+ROWS_INNERMOST = ("quantize_both_kernel", "fake_quant_lanes_kernel", "quantize_lanes_kernel", "quantize_both_lanes_kernel")
 target, cases = json.loads(sys.argv[1])
+lanes.has_lanes = lambda device: target[0] == "cuda" and target[1] >= 90
 for number, case in enumerate(cases):
     launch(*case)
     assert len(launches) == number + 1
@@ -70,7 +73,7 @@ for number, case in enumerate(cases):
     print(json.dumps({
         "op": case[0],
         "kernel": launches[-1][0].__name__,
-        "rows_innermost": launches[-1][2].get("ROWS_INNERMOST", launches[-1][0].__name__ == "quantize_both_kernel"),
+        "rows_innermost": launches[-1][2].get("ROWS_INNERMOST", launches[-1][0].__name__ in ROWS_INNERMOST),
         "axis": launches[-1][2].get("AXIS") if case[6] else None,
         "stores": asm["ttir"].count("tt.store"),
         "maxima": asm["ttir"].count("arith.maximumf"),
@@ -92,6 +95,9 @@ CASES = [
         for k, (op, layout) in enumerate(itertools.product(("fake_quant", "quantize", "dequantize"), LAYOUTS))
     ),
     *(("quantize_both", format, dtype, (64, 1024), (0, 1), 1, seeded) for format, dtype, seeded in zip(FORMATS, DTYPES, (False, True))),
+    *((op, format, "bfloat16", (64, 1024), (0, 1), 0, False) for op in ("fake_quant", "quantize") for format in FORMATS[::5]),
+    ("fake_quant", "mxfp4", "float16", (64, 1024), (0, 1), 0, False),
+    *(("quantize_both", format, "bfloat16", (64, 1024), (0, 1), 1, False) for format in FORMATS[:2]),
     *(
         (op, format, dtype, *AXES[axis], True)
         for (op, axis), format, dtype in zip(
@@ -102,16 +108,19 @@ CASES = [
 # All of them for two GPUs that know least of what kernels could lean on; for the others every kernel, in every way it is laid out, once.
 ALL = ("sm_80", "gfx942")
 FEW = [case for case in CASES if not case[6] and case[4] != LAYOUTS[-1][1]]
-# Stores, by whether a tile's rows are its innermost axis; and maxima of floats, of a block: NaN if anything is, which the interpreter
-# takes otherwise.
+# Stores, by whether a tile's rows are its innermost axis (one more where whole tiles have one of their own); and maxima of floats, of a
+# block: NaN if anything is, which the interpreter takes otherwise.
 STORES = {
-    "fake_quant_kernel": {False: 1},
-    "fake_quant_pieces_kernel": {False: 1, True: 8},
-    "quantize_kernel": {False: 2},
-    "quantize_pieces_kernel": {False: 2, True: 2},
-    "quantize_both_kernel": {True: 11},
-    "dequantize_kernel": {False: 1},
-    "dequantize_pieces_kernel": {False: 1},
+    "fake_quant_kernel": {False: (1,)},
+    "fake_quant_pieces_kernel": {False: (2,), True: (8,)},
+    "quantize_kernel": {False: (2,)},
+    "quantize_pieces_kernel": {False: (3,), True: (2, 3)},
+    "quantize_both_kernel": {True: (11,)},
+    "fake_quant_lanes_kernel": {True: (32,)},
+    "quantize_lanes_kernel": {True: (2,)},
+    "quantize_both_lanes_kernel": {True: (4,)},
+    "dequantize_kernel": {False: (1,)},
+    "dequantize_pieces_kernel": {False: (2,)},
 }
 MAXIMA = {"fake_quant_kernel": 1, "quantize_kernel": 1, "quantize_both_kernel": 8}
 
@@ -132,10 +141,12 @@ if not INTERPRETED:  # what is compiled is the same there
         assert len(results) == len(cases)
         for result in results:
             assert result["binary"] > 1000
-            assert result["stores"] == STORES[result["kernel"]][result["rows_innermost"]], result
+            assert result["stores"] in STORES[result["kernel"]][result["rows_innermost"]], result
             assert result["maxima"] == MAXIMA.get(result["kernel"], 0), result
             assert not result["fp8"]
         kernels = {(result["kernel"], result["rows_innermost"]) for result in results}
-        assert kernels == {(kernel, innermost) for kernel, stores in STORES.items() for innermost in stores}
+        lanes = name in ("sm_90", "sm_100")
+        expected = {(kernel, innermost) for kernel, stores in STORES.items() for innermost in stores}
+        assert kernels == {(kernel, innermost) for kernel, innermost in expected if lanes or "lanes" not in kernel}
         axes = {(result["op"], result["axis"]) for result in results if result["axis"] is not None}
         assert axes == ({*itertools.product(("fake_quant", "quantize"), (2, 0, -1)), ("quantize_both", 0)} if name in ALL else set())

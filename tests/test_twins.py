@@ -62,7 +62,7 @@ if TWINS:
     def test_kernels_give_the_bytes_of_the_reference(
         stochastic: bool, format: str, scale_mode: str | None, dtype: torch.dtype, device: str
     ) -> None:
-        """fake_quant, quantize and dequantize of the same values: same elements, same scales, same numbers."""
+        """fake_quant, quantize and dequantize of the same values, along memory and across it: same elements, same scales, same numbers."""
         generator = torch.Generator(device).manual_seed(31)
         for start in range(0, VALUES, CHUNK):
             x = random_values(min(CHUNK, VALUES - start), dtype, device, generator)
@@ -80,6 +80,14 @@ if TWINS:
             )
             for name, a, b in zip(("fake_quant", "elements", "scales"), there, here):
                 assert same_bytes(a.cpu(), b), name
+            if not stochastic:  # random numbers are placed by row and column
+                across = x.t().contiguous().to(device)
+                there = (
+                    torch.ops.mx.fake_quant(across, format, None, scale_there, dim=0, scale_mode=scale_mode),
+                    *torch.ops.mx.quantize(across, format, None, scale_there, dim=0, scale_mode=scale_mode),
+                )
+                for name, a, b in zip(("fake_quant across", "elements across", "scales across"), there, here):
+                    assert same_bytes(a.t().cpu(), b), name
             values = torch.ops.mx.dequantize(elements, scales, format, scale_there, dtype=dtype)
             assert same_bytes(values.cpu(), run_reference("dequantize", elements.cpu(), scales.cpu(), format, scale, dtype=dtype))
 

@@ -165,7 +165,7 @@ def dequantize_pieces_kernel(
             value = decode(magnitude_code(code, BITS, TWOS_COMPLEMENT), limit, BITS, MANTISSA_BITS, EMIN, LARGEST_CODE, HAS_SPECIAL_CODES)
             out = from_float32(with_sign(scaled(value, scale, tensor_scale, DTYPE_MAX), code << (32 - BITS)), out_ptr.dtype.element_ty)
             outs = outs + (as_tile(out, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST),)
-    store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, False, MASKED, WIDE)
+    store_pieces(out_ptr, outs, out_row, out_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, MASKED, WIDE)
 
 
 def find(

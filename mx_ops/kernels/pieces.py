@@ -79,7 +79,10 @@ def load_pieces(
         row, element = matrix_axes(ROWS, BLOCKS * BLOCK, WIDE)
         pointer = x_ptr + (row * x_row + element * x_length)
         if MASKED:
-            x = tl.load(pointer, mask=(row < rows_left) & (element < elements_left), other=0)
+            if (rows_left == ROWS) & (elements_left == BLOCKS * BLOCK):
+                x = tl.load(pointer)
+            else:
+                x = tl.load(pointer, mask=(row < rows_left) & (element < elements_left), other=0)
         else:
             x = tl.load(pointer)
         p0, p2, p4, p6 = quarters(tl.reshape(x, ROWS, BLOCKS, BLOCK // PIECES, 4, 2), 0)
@@ -178,13 +181,18 @@ def random_piece(
 
 @triton.jit
 def in_order(pieces, PER_GROUP: tl.constexpr):
-    """Pieces in a new last axis; there are 8, or 4 where two codes share a byte."""
+    """Pieces in a new last axis; there are 2, 4 or 8."""
     if PER_GROUP == 8:
         even = tl.join(tl.join(pieces[0], pieces[4]), tl.join(pieces[2], pieces[6]))
         odd = tl.join(tl.join(pieces[1], pieces[5]), tl.join(pieces[3], pieces[7]))
-    else:
+    elif PER_GROUP == 4:
         even, odd = tl.join(pieces[0], pieces[2]), tl.join(pieces[1], pieces[3])
-    return tl.reshape(tl.join(even, odd), even.shape[0], even.shape[1], even.shape[2], PER_GROUP)
+    else:
+        even, odd = pieces[0], pieces[1]
+    if len(pieces[0].shape) == 3:
+        return tl.reshape(tl.join(even, odd), even.shape[0], even.shape[1], even.shape[2], PER_GROUP)
+    else:
+        return tl.reshape(tl.join(even, odd), even.shape[0], even.shape[1], PER_GROUP)
 
 
 @triton.jit
@@ -210,29 +218,46 @@ def store_pieces(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS_INNERMOST: tl.constexpr,
-    APART: tl.constexpr,
     MASKED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Store pieces of values: apart, where rows are neighbours in ``out`` too, or together, where the elements are."""
-    if APART:
-        row, group = tile_axes(ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, WIDE)
-        for j in tl.static_range(PIECES):
-            element = group * PIECES + j
-            pointer = out_ptr + (row * out_row + element * out_length)
-            piece = tl.reshape(pieces[j], BLOCKS * BLOCK // PIECES, ROWS)
-            if MASKED:
-                tl.store(pointer, piece, mask=(row < rows_left) & (element < elements_left))
-            else:
-                tl.store(pointer, piece)
-    else:
-        row, element = matrix_axes(ROWS, BLOCKS * BLOCK, WIDE)
-        pointer = out_ptr + (row * out_row + element * out_length)
-        values = by_rows(in_order(pieces, PIECES), ROWS, BLOCKS * BLOCK, ROWS_INNERMOST)
-        if MASKED:
-            tl.store(pointer, values, mask=(row < rows_left) & (element < elements_left))
-        else:
+    """Store pieces of values together."""
+    row, element = matrix_axes(ROWS, BLOCKS * BLOCK, WIDE)
+    pointer = out_ptr + (row * out_row + element * out_length)
+    values = by_rows(in_order(pieces, PIECES), ROWS, BLOCKS * BLOCK, ROWS_INNERMOST)
+    if MASKED:
+        if (rows_left == ROWS) & (elements_left == BLOCKS * BLOCK):
             tl.store(pointer, values)
+        else:
+            tl.store(pointer, values, mask=(row < rows_left) & (element < elements_left))
+    else:
+        tl.store(pointer, values)
+
+
+@triton.jit
+def store_piece(
+    j: tl.constexpr,
+    out_ptr,
+    piece,
+    out_row,
+    out_length,
+    rows_left,
+    elements_left,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Store one piece of values where rows are neighbours."""
+    row, group = tile_axes(ROWS, BLOCKS, BLOCK, True, WIDE)
+    element = group * PIECES + j
+    pointer = out_ptr + (row * out_row + element * out_length)
+    piece = tl.reshape(piece, BLOCKS * BLOCK // PIECES, ROWS)
+    if MASKED:
+        tl.store(pointer, piece, mask=(row < rows_left) & (element < elements_left))
+    else:
+        tl.store(pointer, piece)
 
 
 @triton.jit
@@ -283,7 +308,10 @@ def store_codes(
         pointer = elements_ptr + (row * elements_row + byte * elements_length)
         packed = by_rows(in_order(packed, PIECES // CODES_PER_BYTE), ROWS, COLUMNS // CODES_PER_BYTE, ROWS_INNERMOST)
         if MASKED:
-            tl.store(pointer, packed, mask=(row < rows_left) & (byte * CODES_PER_BYTE < elements_left))
+            if (rows_left == ROWS) & (elements_left == COLUMNS):
+                tl.store(pointer, packed)
+            else:
+                tl.store(pointer, packed, mask=(row < rows_left) & (byte * CODES_PER_BYTE < elements_left))
         else:
             tl.store(pointer, packed)
 

@@ -40,6 +40,7 @@ class Tile(NamedTuple):
     across: int  # where rows are side by side
     rows: int = 64  # of a tile there
     rows_first: bool = True  # whether the next program there has the next rows, or the next blocks
+    a_thread: int = 64  # and how many of them a thread has
     ragged: int = 1024  # elsewhere
 
 
@@ -93,7 +94,7 @@ def plan(
         tile_rows = min(_power_of_2(rows), max(1, size // (block_size * tile_blocks)))
     tile_length = tile_blocks * block_size
     packed = max(view.unit for view in views if view.unit < block_size)
-    elements_a_thread = 64 if rows_innermost else 32 if in_pieces else ELEMENTS_A_THREAD * packed
+    elements_a_thread = tile.a_thread if rows_innermost else 32 if in_pieces else ELEMENTS_A_THREAD * packed
     warps = tile_rows * tile_length // (32 * elements_a_thread)
     length_tiles, row_tiles = -(-length // tile_length), -(-rows // tile_rows)
     abc = outer[::-1] + [(1, [0] * len(views))] * (OUTER_DIMS - len(outer))
