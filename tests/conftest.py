@@ -1,7 +1,7 @@
 """What every test shares: the devices, and a summary of what ran where.
 
-The same suite runs three ways: on CPU through the reference, with TRITON_INTERPRET=1 on CPU through the Triton kernels, and on a GPU
-through the Triton kernels whenever there is one.
+The suite runs three ways: on CPU through the reference; on a GPU through the Triton kernels, whenever there is one; and with
+TRITON_INTERPRET=1, as far as kernels have a say in it, on CPU through the Triton kernels.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() and not INTERPRETED else [])
 
-# What no kernel takes part in, or has a say in, is the same interpreted: the checks of arguments, how DTensors are shared out among ranks,
-# the reference itself, and what runs in processes of its own.
-SAME_INTERPRETED = ["distributed", "errors", "import", "memory", "oracle", "private_names", "readme", "threads"]
+# Interpreted, a launch takes a tenth of a second, and what no kernel has a say in is what it is without: how arguments are checked, what
+# torch's transforms, modes and compilers make of an op, how ranks share a DTensor, the reference, the commands, other processes.
+SAME_INTERPRETED = (
+    *("aoti", "bench", "cache", "checkpointing", "compilations", "distributed", "errors", "export", "fusion", "gpu_code", "gradients"),
+    *("import", "kernels_compile", "main", "memory", "modes", "oracle", "private_names", "random_compiled", "readme", "snapshots"),
+    *("swizzle", "threads", "transforms"),
+)
 collect_ignore = [f"test_{name}.py" for name in SAME_INTERPRETED] if INTERPRETED else []
 
 

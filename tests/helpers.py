@@ -20,7 +20,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 DTYPES_AND_MODES = list(zip(itertools.cycle(DTYPES), SCALE_MODES) if INTERPRETED else itertools.product(DTYPES, SCALE_MODES))
 # And of formats of whole bytes that differ in numbers only, one each: what is theirs alone is tested elsewhere.
 FEW = {"mxfp6_e2m3": DTYPES_AND_MODES[:1], "mxfp6_e3m2": DTYPES_AND_MODES[1:2], "mxint8": DTYPES_AND_MODES[2:3]} if INTERPRETED else {}
-ODD_SHAPES = [(1,), (6,), (31,), (33,), (42,), (123,), (431,), (3, 42), (33, 6), (2, 31, 3), (3, 1, 6, 34)]
+ODD_SHAPES = [(1,), (6,), (31,), (33,), (42,), (123,), (431,), (3, 42), (33, 6), (2, 31, 3), (2, 1, 3, 34)]
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import INTERPRETED
 from helpers import FORMATS
 
 from mx_ops.bench import __main__ as command
@@ -24,7 +23,7 @@ from mx_ops.bench.rows import Pools, Row, bytes_moved, default_rows, function, l
 
 ROOT = Path(__file__).parent.parent
 OPS = [op for op in rows.OPS if hasattr(torch.ops.mx, op)]
-SHAPE = "2x64" if INTERPRETED else "6x64"
+SHAPE = "6x64"
 
 
 @pytest.fixture
@@ -213,7 +212,7 @@ def test_plot_is_an_svg_of_every_line(tmp_path: Path, small_caches: None, monkey
     texts = [element.text for element in picture.iter(f"{svg}text")]
     assert [text for text in texts if text and FORMATS[0] in text] == [f"{op} {FORMATS[0]}" for op in OPS]
     lines = [element for element in picture.iter(f"{svg}polyline") if element.get("class") == "line"]
-    assert [len(line.attrib["points"].split()) for line in lines] == [3 if INTERPRETED else 4] * len(OPS)  # 2x64 is in the sweep
+    assert [len(line.attrib["points"].split()) for line in lines] == [4] * len(OPS)
     assert "prefers-color-scheme: dark" in file.read_text()
 
 
@@ -308,37 +307,6 @@ def test_wrong_arguments_end_with_a_plain_message(arguments: list[str], message:
     assert (status, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
-
-
-if INTERPRETED:
-
-    def test_host_costs_are_set_against_the_bare_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Of the very kernel that the op launches, with the very arguments: it fills the same outputs."""
-        monkeypatch.setattr(costs, "HOST_CALLS", 1)
-        monkeypatch.setattr(costs, "HOST_SHAPE", (2, 64))
-        file = tmp_path / "host.json"
-        status, out, err = call("--device", "cpu", "--host", "--rounds", 1, "--json", file)
-        assert (status, err) == (0, "")
-        found = json.loads(file.read_text())["host"]
-        expected = [(op, way) for op in OPS for way in ("bare launch", "op", *["op, input requires grad"] * (op == "fake_quant"))]
-        assert [(one["op"], one["call"]) for one in found] == expected
-        assert all(one["us"] > 0 and one["ratio"] > 0 for one in found)
-        assert "to bare launch" in out
-        x = torch.randn(2, 64)
-        with costs.launches() as seen:
-            values = torch.ops.mx.fake_quant(x, "mxfp4")
-        expected_values = values.clone()
-        values.zero_()
-        seen[0]()
-        assert torch.equal(values, expected_values)
-
-else:
-
-    def test_host_costs_need_a_gpu() -> None:
-        """It is said plainly."""
-        status, out, err = call("--device", "cpu", "--host")
-        assert (status, out) == (2, "")
-        assert "--host measures launches of Triton kernels, and on cpu there are none" in err
 
 
 def test_first_calls_are_those_of_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import mx_ops
 
-WIDTHS = ["mxfp4", "mxfp8_e4m3", "mxint8", "nvfp4"]  # interpreted, formats that differ in numbers only stand for each other
+WIDTHS = ["mxfp4", "mxfp8_e4m3"]  # interpreted, formats whose codes are as wide stand for each other
 BLOCKED, OTHERS = 34, (2, 4, 2)  # sizes of the blocked dim, which is more than a block, and of the others
 
 
@@ -96,7 +96,7 @@ def check(x: Tensor, format: str, dim: int) -> None:
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_every_order_of_dims_in_memory(order: tuple[int, ...], device: str) -> None:
     """All 24 orders that the dims of a rank-4 tensor can have in memory, along each dim."""
-    for dim in range(4):
+    for dim in (sum(order[:2]) % 4,) if INTERPRETED else range(4):
         check(permuted(blocked(dim).to(device), order), "mxfp4", dim)
 
 
@@ -105,7 +105,7 @@ def test_every_order_of_dims_in_memory(order: tuple[int, ...], device: str) -> N
 def test_every_layout(format: str, layout: str, device: str) -> None:
     """Steps, offsets, strides of 0 and overlapping rows, for every rank from 1 to 4 and every dim, counted from either end."""
     for rank in range(1, 5):
-        for dim in range(-rank, rank):
+        for dim in range(0 if INTERPRETED else -rank, rank):
             check(LAYOUTS[layout](blocked(dim, rank).to(device)), format, dim)
 
 
@@ -140,7 +140,7 @@ def test_the_dim_moved_last_gives_the_same_bytes(device: str) -> None:
 
 
 # Half a million elements; interpreted, where the kernels have no pieces, as many programs as the clock allows.
-LARGE = [(6_001,), (3, 2_003), (2_003, 3), (3, 45, 49)] if INTERPRETED else [(600_001,), (3, 200_003), (200_003, 3), (3, 451, 449)]
+LARGE = [(9_001,), (2, 1_103), (1_103, 2), (2, 33, 35)] if INTERPRETED else [(600_001,), (3, 200_003), (200_003, 3), (3, 451, 449)]
 
 
 @pytest.mark.parametrize("shape", LARGE)
@@ -161,7 +161,7 @@ def test_rank_7_shuffled(device: str) -> None:
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
-@pytest.mark.parametrize("format", WIDTHS[:3] if INTERPRETED else FORMATS)
+@pytest.mark.parametrize("format", WIDTHS if INTERPRETED else FORMATS)
 def test_dequantize_takes_any_strides(format: str, dim: int, device: str) -> None:
     """Elements and scales may each have strides of their own."""
     x = wild((6, 2, 70), torch.float32).movedim(-1, dim).to(device)

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
 from safetensors.torch import save_file
 
 import mx_ops
@@ -65,36 +64,20 @@ def no_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "check_ops", lambda device: iter(()))
 
 
-if not INTERPRETED:  # millions of values would take hours
-
-    def test_without_a_file_a_sample_is_measured_and_all_ways_to_run_agree() -> None:
-        """`python -m mx_ops` alone does the whole job."""
-        status, out, err = spawn()
-        assert (status, err) == (0, "")
-        assert f"mx_ops {mx_ops.__version__}, torch {torch.__version__}, triton " in out.splitlines()[0]
-        assert out.splitlines()[1].startswith(f"backend: {'Triton kernels' if torch.cuda.is_available() else 'ATen reference on CPU'}")
-        assert "\nsample weights: 8 tensors, 6291456 values\n" in out
-        assert "\nsample activations: 6 tensors, 6291456 values\n" in out
-        assert list(table(out)) == SHOWN
-        assert out.endswith(
-            "\nfake_quant: same bits as dequantize(quantize)"
-            "\ntorch.compile: same bits as eager"
-            "\ntorch.export, saved and loaded: same bits as eager\n"
-        )
-
-
-def test_all_ways_to_run_agree_on_whatever_kernels_the_tests_run(tmp_path: Path) -> None:
-    """With TRITON_INTERPRET=1 that is Triton's interpreter. The JSON document is all of stdout."""
-    save_file({"x": torch.randn(4, 64)}, tmp_path / "x.safetensors")
-    status, out, err = call("--json", tmp_path / "x.safetensors")
-    document = json.loads(out)
-    assert (status, err, document["ok"]) == (0, "", True)
-    assert ("interpreted" in document["backend"]) == (os.environ.get("TRITON_INTERPRET") == "1")
-    assert [(check["name"], check["status"]) for check in document["checks"]] == [
-        ("fake_quant", "same bits"),
-        ("torch.compile", "same bits"),
-        ("torch.export, saved and loaded", "same bits"),
-    ]
+def test_without_a_file_a_sample_is_measured_and_all_ways_to_run_agree() -> None:
+    """`python -m mx_ops` alone does the whole job."""
+    status, out, err = spawn()
+    assert (status, err) == (0, "")
+    assert f"mx_ops {mx_ops.__version__}, torch {torch.__version__}, triton " in out.splitlines()[0]
+    assert out.splitlines()[1].startswith(f"backend: {'Triton kernels' if torch.cuda.is_available() else 'ATen reference on CPU'}")
+    assert "\nsample weights: 8 tensors, 6291456 values\n" in out
+    assert "\nsample activations: 6 tensors, 6291456 values\n" in out
+    assert list(table(out)) == SHOWN
+    assert out.endswith(
+        "\nfake_quant: same bits as dequantize(quantize)"
+        "\ntorch.compile: same bits as eager"
+        "\ntorch.export, saved and loaded: same bits as eager\n"
+    )
 
 
 def test_figures_are_those_of_a_block_worked_by_hand(tmp_path: Path, no_checks: None) -> None:
@@ -291,7 +274,7 @@ def test_a_compiler_that_fails_is_a_failure(tmp_path: Path, monkeypatch: pytest.
     assert "\ntorch.compile: FAILED: RuntimeError: no such op\n" in out
 
 
-if not (INTERPRETED or torch.cuda.is_available()):  # on a GPU no C++ compiler is needed
+if not torch.cuda.is_available():  # on a GPU no C++ compiler is needed
 
     def test_a_machine_without_a_compiler_is_no_failure(tmp_path: Path) -> None:
         """But it is said."""
@@ -420,21 +403,19 @@ def figures_in_float64(blocks: np.ndarray, name: str, scale_mode: str) -> tuple[
     return 10 * math.log10(signal / noise), largest_error, clipped / blocks.size
 
 
-if not INTERPRETED:  # as above
-
-    def test_figures_of_a_trained_model_are_those_computed_in_float64(no_checks: None) -> None:
-        """Those of the JSON document, which others here find in the text too, against a few lines of NumPy that share nothing with them."""
-        path = trained_model()
-        status, out, err = call("--json", path)
-        assert (status, err) == (0, "")
-        (file,) = json.loads(out)["files"]
-        assert (file["name"], file["tensors"], file["values"]) == (str(path), 103, 22713216)
-        assert file["skipped"] == [{"name": "embeddings.position_ids", "reason": "torch.int64"}]
-        rows = {(row["format"], row["scale_mode"]): row for row in file["rows"]}
-        blocks = float32_blocks(path)
-        for name in ELEMENTS:
-            for scale_mode in ("floor", "rceil"):
-                sqnr, largest_error, clipped = figures_in_float64(blocks, name, scale_mode)
-                row = rows[name, scale_mode]
-                assert row["sqnr_db"] == pytest.approx(sqnr, rel=0, abs=1e-6)
-                assert (row["largest_error"], row["clipped"]) == (largest_error, clipped)
+def test_figures_of_a_trained_model_are_those_computed_in_float64(no_checks: None) -> None:
+    """Those of the JSON document, which others here find in the text too, against a few lines of NumPy that share nothing with them."""
+    path = trained_model()
+    status, out, err = call("--json", path)
+    assert (status, err) == (0, "")
+    (file,) = json.loads(out)["files"]
+    assert (file["name"], file["tensors"], file["values"]) == (str(path), 103, 22713216)
+    assert file["skipped"] == [{"name": "embeddings.position_ids", "reason": "torch.int64"}]
+    rows = {(row["format"], row["scale_mode"]): row for row in file["rows"]}
+    blocks = float32_blocks(path)
+    for name in ELEMENTS:
+        for scale_mode in ("floor", "rceil"):
+            sqnr, largest_error, clipped = figures_in_float64(blocks, name, scale_mode)
+            row = rows[name, scale_mode]
+            assert row["sqnr_db"] == pytest.approx(sqnr, rel=0, abs=1e-6)
+            assert (row["largest_error"], row["clipped"]) == (largest_error, clipped)

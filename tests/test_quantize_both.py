@@ -13,7 +13,8 @@ from torch import Tensor
 import mx_ops
 
 # Sizes that are whole tiles, that overhang one, that hold no whole word of codes, that are shorter than a block; batches.
-SHAPES = [(64, 128), (72, 104), (8, 8), (123, 431), (33, 42), (6, 1), (1, 31), (2, 3, 40, 72), (3, 0, 32), (5, 130, 8)]
+OVERHANGING = (41, 133) if INTERPRETED else (123, 431)
+SHAPES = [(64, 128), (72, 104), (8, 8), OVERHANGING, (33, 42), (6, 1), (1, 31), (2, 3, 40, 72), (3, 0, 32), (5, 130, 8)]
 CASES = (
     list(zip(SHAPES, itertools.cycle(FORMATS), itertools.cycle(DTYPES)))
     if INTERPRETED
@@ -55,8 +56,8 @@ def test_every_block_size(block_size: int, device: str) -> None:
 @pytest.mark.parametrize("format", FORMATS[:2])
 def test_every_layout(format: str, device: str) -> None:
     """Transposed, sliced, expanded and permuted tensors, and rows that start anywhere."""
-    x = wild((4, 66, 74)).to(device)
-    for view in (x.mT, x[:, ::3, 1:65], x[1:2].expand(3, 66, 74), x.permute(1, 0, 2), x[..., ::2][:, :, :32], x[:, 2:]):
+    x = wild((2, 34, 40) if INTERPRETED else (4, 66, 74)).to(device)
+    for view in (x.mT, x[:, ::3, 1:-9], x[1:2].expand(3, -1, -1), x.permute(1, 0, 2), x[..., ::2][:, :, :32], x[:, 2:]):
         check(view, format)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -17,7 +18,8 @@ import mx_ops
 from mx_ops import reference
 
 SEED = 0x0123_4567_89AB_CDEF
-SHAPES = [(1,), (42,), (431,), (6, 33), (33, 6), (16, 40), (64, 1), (2, 31, 3), (3, 2, 6, 34), (2, 3, 5, 8)]
+SHAPES = [(1,), (42,), (431,), (6, 33), (33, 6), (16, 40), (64, 1), (2, 31, 3), (2, 2, 3, 34), (2, 3, 5, 8)]
+CASES = list(itertools.product(FORMATS, SHAPES))[:: 3 if INTERPRETED else 1]  # interpreted, two formats with each shape
 
 
 def seed_of(value: int, device: str) -> Tensor:
@@ -38,8 +40,7 @@ def check(x: Tensor, format: str, dim: int, seed: int = SEED, **options) -> None
         assert_same(scales, expected_scales)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("format", "shape"), CASES)
 def test_exact_bits(format: str, shape: tuple[int, ...], device: str) -> None:
     """Every dtype, along every dim, of tensors whose last dim is a multiple of eight or is not."""
     for dim in range(len(shape)):
@@ -52,7 +53,8 @@ def test_exact_bits(format: str, shape: tuple[int, ...], device: str) -> None:
 def test_exact_bits_of_every_block_size_and_mode(block_size: int, scale_mode: str | None, device: str) -> None:
     """Block sizes and scale modes change what is rounded, and never the random bits."""
     for dim in (0, 1):
-        x = wild((21, 300) if dim else (300, 21), torch.float32, dim).to(device)
+        rows = 5 if INTERPRETED else 21
+        x = wild((rows, 300) if dim else (300, rows), torch.float32, dim).to(device)
         check(x, "mxfp8_e4m3", dim, block_size=block_size, scale_mode=scale_mode)
 
 
@@ -71,13 +73,14 @@ def test_high_bits_of_the_seed_matter(device: str) -> None:
             assert (values[first] != values[second]).float().mean() > 0.1
 
 
-def test_more_elements_than_fit_in_cache(device: str) -> None:
-    """Work cut into pieces draws the bits of the whole, along every dim, whether or not the last dim is a multiple of eight."""
-    sizes = (2, 65, 17) if INTERPRETED else (3, 453, 449)  # the kernels have no pieces
-    for dim in range(3):
-        x = wild(sizes, torch.bfloat16, dim).to(device)
-        check(x, "mxfp8_e5m2", dim)
-        check(x.mT, "mxfp8_e5m2", dim)
+if not INTERPRETED:  # the kernels have no pieces
+
+    def test_more_elements_than_fit_in_cache(device: str) -> None:
+        """Work cut into pieces draws the bits of the whole, along every dim, whether or not the last dim is a multiple of eight."""
+        for dim in range(3):
+            x = wild((3, 453, 449), torch.bfloat16, dim).to(device)
+            check(x, "mxfp8_e5m2", dim)
+            check(x.mT, "mxfp8_e5m2", dim)
 
 
 def test_philox_is_philox() -> None:
@@ -187,18 +190,19 @@ def test_unbiased(format: str, fraction: float, device: str) -> None:
 
 def test_layout_is_no_input(device: str) -> None:
     """The same logical tensor gives the same values, whatever its strides, and codes lie where its elements lie."""
-    x = wild((4, 34, 10), torch.float32).to(device)
+    x = wild((2, 34, 6), torch.float32).to(device)
     seed = seed_of(SEED, device)
     spread = torch.zeros(*x.shape, 3, device=device)[..., 1].copy_(x)
     for dim in range(3):
         expected = torch.ops.mx.fake_quant(x, "mxfp4", seed, dim=dim)
         codes = torch.ops.mx.quantize(x, "mxfp4", seed, dim=dim)
-        for layout in (
+        layouts = (
             x.mT.contiguous().mT,
             x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
             x.permute(1, 0, 2).contiguous().transpose(0, 1),
             spread,
-        ):
+        )
+        for layout in (layouts[dim], spread) if INTERPRETED else layouts:
             assert_same(torch.ops.mx.fake_quant(layout, "mxfp4", seed, dim=dim), expected)
             for have, want in zip(torch.ops.mx.quantize(layout, "mxfp4", seed, dim=dim), codes):
                 assert_same(have, want)
