@@ -225,6 +225,8 @@ def count_blocks(length: int, rule: Rule) -> int:
 
 def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> Tensor:
     """A tensor of like's shape, but ``length`` along the blocked dim."""
+    if rule.dim == like.ndim - 1:
+        return like.new_empty((*like.shape[:-1], length), dtype=dtype)
     others = [*like.shape[: rule.dim], *like.shape[rule.dim + 1 :]]
     return like.new_empty([*others, length], dtype=dtype).movedim(-1, rule.dim)
 
@@ -232,13 +234,14 @@ def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> 
 def empty_codes(x: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     """Elements and scales for x. Raises ValueError where its length does not fill whole bytes."""
     length, per_byte = x.shape[rule.dim], rule.fmt.codes_per_byte
-    torch._check_value(
-        length % per_byte == 0,
-        lambda: (
-            f"{rule.fmt.name} packs {per_byte} elements a byte, so the length {length} of dim {rule.dim} must be even: pad the input,"
-            " or use fake_quant, which takes any length"
-        ),
-    )
+    if not known(length % per_byte == 0):  # of what is known the check itself takes a tenth of a small call
+        torch._check_value(
+            length % per_byte == 0,
+            lambda: (
+                f"{rule.fmt.name} packs {per_byte} elements a byte, so the length {length} of dim {rule.dim} must be even: pad the input,"
+                " or use fake_quant, which takes any length"
+            ),
+        )
     elements = empty_blocked(x, rule, length // per_byte, torch.uint8)
     return elements, empty_blocked(x, rule, count_blocks(length, rule), torch.uint8)
 

@@ -132,6 +132,14 @@ def test_tensor_scale(dtype: torch.dtype, device: str) -> None:
     assert_same(mx_ops.tensor_scale(x), torch.tensor([torch.nan]))
 
 
+@pytest.mark.parametrize("place", [1024 * 4096 - 1, 1024 * 4096])
+def test_every_element_counts_for_the_tensor_scale(place: int, device: str) -> None:
+    """The largest magnitude is found on either side of where programs take a second tile."""
+    x = torch.ones(1024 * 4096 + 2 * 4096 + 123, dtype=torch.bfloat16, device=device)
+    x[place] = -2688
+    assert_same(mx_ops.tensor_scale(x), torch.ones(1))
+
+
 TIES = [1344, 1345, 4032, 6720, 9407, 9408, 2688 * 5 + 1344]  # times 2^-149 / 2688, which is between two float32s
 
 
