@@ -89,7 +89,7 @@ def scale_of_shards(cls: type, op: Callable, types: tuple, args: tuple, kwargs: 
     x, *rest = args
     placements = [Replicate() if placement.is_partial() else placement for placement in x.placements]
     with torch.no_grad():
-        scale = op(x.redistribute(placements=placements).to_local(), *rest)
+        scale = op(x.detach().redistribute(placements=placements).to_local(), *rest)
         if any(placement != Replicate() for placement in placements):
             scale = agree_on_scale(scale, x.device_mesh)
         return DTensor.from_local(scale, x.device_mesh, [Replicate()] * x.device_mesh.ndim, run_check=False)
@@ -129,7 +129,8 @@ def distribute(
         else:
             placements = [Replicate()] * mesh.ndim
             arguments["seed"] = agree(seed, mesh)
-        local = {name: tensor.redistribute(placements=placements).to_local() for name, tensor in blocked.items()}
+        # Detached: what is redistributed of a tensor that requires a gradient requires one too, which torch 2.11 cannot undo in here.
+        local = {name: tensor.detach().redistribute(placements=placements).to_local() for name, tensor in blocked.items()}
         if scale is None and call.rule[0].has_tensor_scale:
             arguments["tensor_scale"] = torch.ops.mx.tensor_scale(local["input"], call.rule[0].name)
             if any(placement != Replicate() for placement in placements):
