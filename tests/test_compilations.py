@@ -37,19 +37,29 @@ def dequantize(x: Tensor, format: str, dim: int) -> None:
     torch.ops.mx.dequantize(elements, scales, format, dim=dim, dtype=x.dtype)
 
 
+def quantize_both(x: Tensor, format: str, dim: int) -> None:
+    """One call, which has blocks along both of the last dims."""
+    torch.ops.mx.quantize_both(x, format)
+
+
 OPS: dict[str, Callable[[Tensor, str, int], None]] = {
     "fake_quant": fake_quant,
     "fake_quant, seed": fake_quant_seeded,
     "quantize": quantize,
     "dequantize": dequantize,
+    "quantize_both": quantize_both,
 }
 FORMATS = ["mxfp4", "mxfp8_e4m3"]
 # Twenty shapes each, of one kind: rows start at multiples of 16 bytes and are whole tiles; or they are not, and there are multiples of 16.
+# quantize_both, which has blocks along the last two dims, is like quantize along the first of them.
 KINDS: dict[str, tuple[list[Shape], int]] = {
     "rows": ([(16 * n, 4096) for n in range(1, 21)], -1),
     "batch, sequence, hidden": ([(batch, sequence, 4096) for batch in (1, 2, 3, 4, 8) for sequence in (128, 256, 512, 1000)], -1),
     "hidden": ([(4096, 128 * n) for n in range(1, 21)], -1),
     "rows that are no whole blocks": ([(16 * n, 4100) for n in range(1, 21)], -1),
+    "rows, dim 0": ([(128 * n, 4096) for n in range(1, 21)], 0),
+    "hidden, dim 0": ([(4096, 128 * n) for n in range(2, 22)], 0),
+    "batch, sequence, hidden, dim 1": ([(batch, 128 * n, 4096) for batch in (2, 3, 4, 8) for n in (1, 2, 3, 4, 5)], 1),
 }
 # What may come on top, and how many are allowed. Triton compiles anew for an integer that is 1, and for one that is, or is no, multiple of
 # 16. Rows that start between multiples of 16 bytes have kernels of their own, tiles that overhang a mask, and rows shorter than a tile
@@ -60,7 +70,14 @@ OTHERS: dict[str, tuple[list[Shape], int, int]] = {
     "odd batch, sequence, hidden": ([(batch, sequence, 4096) for batch in range(1, 8) for sequence in range(100, 130)], -1, 2),
     "even lengths": ([(4096, n) for n in range(1024, 1424, 2)], -1, 9),
     "lengths, dim 0": ([(n, 4096) for n in range(256, 656, 2)], 0, 12),
+    "whole blocks, dim 0": ([(32 * n, 4096) for n in range(1, 200)], 0, 4),
+    "batch, whole blocks, dim 1": ([(batch, 32 * n, 4096) for batch in range(1, 8) for n in range(4, 24)], 1, 4),
 }
+
+
+def cases(kinds: dict[str, Any]) -> list[tuple[str, str]]:
+    """The ops, and the kinds of shapes that each has."""
+    return [(op, kind) for op in OPS for kind, (_, dim, *_) in kinds.items() if op != "quantize_both" or dim != -1]
 
 
 @pytest.fixture
@@ -89,8 +106,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> dict[Any, dict[str, Any]]:
 if not INTERPRETED:  # the interpreter compiles nothing
 
     @pytest.mark.parametrize("format", FORMATS)
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("op", OPS)
+    @pytest.mark.parametrize(("op", "kind"), cases(KINDS))
     def test_sizes_alone_compile_nothing(op: str, kind: str, format: str, compilations: dict) -> None:
         """Twenty shapes, one compilation; another format, dtype or dim is another."""
         shapes, dim = KINDS[kind]
@@ -102,8 +118,7 @@ if not INTERPRETED:  # the interpreter compiles nothing
         OPS[op](torch.empty(shapes[0], dtype=torch.bfloat16), "mxint8", dim)
         assert len(compilations) == 3
 
-    @pytest.mark.parametrize("kind", OTHERS)
-    @pytest.mark.parametrize("op", OPS)
+    @pytest.mark.parametrize(("op", "kind"), cases(OTHERS))
     def test_any_sizes_compile_few(op: str, kind: str, compilations: dict) -> None:
         """Hundreds of shapes, a handful of compilations."""
         shapes, dim, most = OTHERS[kind]

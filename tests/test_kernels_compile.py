@@ -62,7 +62,7 @@ def launch(op, format, dtype, shape, order, dim, seeded):
     threshold = () if op == "dequantize" else (get_threshold(fmt, None, seeded),)
     assert getattr(kernels, op)(*inputs[op], fmt, dim, 32, *threshold)
 
-ROWS_INNERMOST = ("quantize_both_kernel", "fake_quant_lanes_kernel", "quantize_lanes_kernel", "quantize_both_lanes_kernel")
+ROWS_INNERMOST = ("quantize_both_kernel", "fake_quant_lanes_kernel", "quantize_lanes_kernel")
 target, cases = json.loads(sys.argv[1])
 lanes.has_lanes = lambda device: target[0] == "cuda" and target[1] >= 90
 for number, case in enumerate(cases):
@@ -78,6 +78,7 @@ for number, case in enumerate(cases):
         "stores": asm["ttir"].count("tt.store"),
         "maxima": asm["ttir"].count("arith.maximumf"),
         "fp8": "f8E" in asm["ttir"] or "e4m3" in machine or "e5m2" in machine,
+        "in_lanes": launches[-1][2].get("IN_LANES", "lanes" in launches[-1][0].__name__),
         "binary": len(asm["cubin" if target[0] == "cuda" else "hsaco"]),
     }))
 """
@@ -118,7 +119,6 @@ STORES = {
     "quantize_both_kernel": {True: (11,)},
     "fake_quant_lanes_kernel": {True: (32,)},
     "quantize_lanes_kernel": {True: (2,)},
-    "quantize_both_lanes_kernel": {True: (4,)},
     "dequantize_kernel": {False: (1,)},
     "dequantize_pieces_kernel": {False: (2,)},
 }
@@ -129,7 +129,7 @@ if not INTERPRETED:  # what is compiled is the same there
 
     @pytest.mark.parametrize("name", TARGETS)
     def test_every_kernel_compiles(name: str, tmp_path: pathlib.Path) -> None:
-        """Each kernel, and for some each format, dtype and axis of random numbers, becomes machine code, in which no FP8 occurs."""
+        """Each kernel, and for some each format, dtype and axis of random numbers, becomes machine code; FP8 occurs in lanes alone."""
         env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
         root = pathlib.Path(mx_ops.__file__).parents[1]
         cases = CASES if name in ALL else FEW
@@ -142,8 +142,8 @@ if not INTERPRETED:  # what is compiled is the same there
         for result in results:
             assert result["binary"] > 1000
             assert result["stores"] in STORES[result["kernel"]][result["rows_innermost"]], result
-            assert result["maxima"] == MAXIMA.get(result["kernel"], 0), result
-            assert not result["fp8"]
+            assert result["maxima"] == (0 if result["in_lanes"] else MAXIMA.get(result["kernel"], 0)), result
+            assert result["in_lanes"] or not result["fp8"]
         kernels = {(result["kernel"], result["rows_innermost"]) for result in results}
         lanes = name in ("sm_90", "sm_100")
         expected = {(kernel, innermost) for kernel, stores in STORES.items() for innermost in stores}

@@ -1,14 +1,12 @@
-"""bfloat16 rounded to nearest two at a time, in the packed instructions that NVIDIA's GPUs have from Hopper on.
+"""bfloat16 two at a time, in the packed instructions that NVIDIA's GPUs have from Hopper on: loading, scales, and fake_quant.
 
 A scale that is a power of two leaves a bfloat16 its 8 significant bits, and the rules of `numerics` then hold in bfloat16 as they do in
 float32, with 7 bits of mantissa where that has 23: a sum is rounded once there too. Two lanes of 16 bits share a register, so an
-instruction serves two elements: for blocks that lie across memory fake_quant takes 9 instructions an element and quantize 12, where they
-take 17 and 18 to 21 in float32, and fewer registers. Triton has no such types, and its compiler packs what it likes; so the instructions
-are spelled out, for lanes that are neighbours in a thread (``pack=2``).
+instruction serves two elements: for blocks that lie across memory fake_quant takes 8 instructions an element, where it takes 17 in
+float32, and fewer registers. Triton has no such types, and its compiler packs what it likes; so the instructions are spelled out, for
+lanes that are neighbours in a thread (``pack=2``).
 
-Numbers here are bits where nothing else is said: magnitudes in int16 are in the order of the bfloat16s. The code in a lane is what the
-exponent and mantissa bits of a bfloat16 become when its exponent field is made the format's: it stands ``7 - MANTISSA_BITS`` bits higher
-than in its byte, and above it bits may be set.
+Numbers here are bits where nothing else is said: magnitudes in int16 are in the order of the bfloat16s.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .numerics import (
+    EXPONENT,
     as_bits,
     element_limit,
     from_float32,
@@ -30,16 +29,16 @@ from .numerics import (
     to_float32,
     with_element_sign,
 )
-from .pieces import matrix_axes
+from .pieces import PIECES, matrix_axes
 
 CAPABILITY = (9, 0)
 LONGEST_BLOCK = 32  # of which a thread holds two or four
 MANTISSA = tl.constexpr(7)
 
 
-def in_lanes(x: Tensor, seed: Tensor | None) -> bool:
+def in_lanes(x: Tensor) -> bool:
     """Whether a tensor can be worked in lanes."""
-    return x.dtype == torch.bfloat16 and seed is None and has_lanes(x.device)
+    return x.dtype == torch.bfloat16 and has_lanes(x.device)
 
 
 def has_lanes(device: torch.device) -> bool:
@@ -84,7 +83,7 @@ def load_lanes(
     block, row = lane_axes(ROWS, BLOCKS, ROWS_A_THREAD, WIDE)
     pointer = x_ptr + (row * x_row + block * BLOCK * x_length)
     elements = ()
-    amax = tl.zeros([BLOCKS, ROWS], tl.int16)
+    amax = tl.zeros([BLOCKS, ROWS], tl.bfloat16)
     for j in tl.static_range(BLOCK):
         if MASKED:
             x = tl.load(pointer, mask=(row < rows_left) & (block * BLOCK + j < elements_left), other=0)
@@ -93,12 +92,85 @@ def load_lanes(
         elements = elements + (x,)
         amax = larger_magnitude(amax, x)
         pointer += x_length
-    return elements, amax.to(tl.int32) << 16
+    return elements, bits_of(amax)
+
+
+@triton.jit
+def larger_magnitude(magnitude, x):
+    """The larger of a magnitude and |x|; NaN if either is."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 m;
+        abs.bf16x2 m, $2;
+        max.NaN.bf16x2 $0, $1, m;
+        }""",
+        "=r,r,r",
+        [magnitude, x],
+        dtype=tl.bfloat16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def bits_of(magnitude):
+    """The bits of magnitudes, as int32."""
+    return magnitude.to(tl.int16, bitcast=True).to(tl.int32)
+
+
+@triton.jit
+def amax_of_pieces_in_lanes(pieces, AXIS: tl.constexpr):
+    """The bits of the largest magnitude of each block of a tile, whose groups are along an axis."""
+    amax = tl.zeros(pieces[0].shape, tl.bfloat16)
+    for j in tl.static_range(PIECES):
+        amax = larger_magnitude(amax, pieces[j])
+    return tl.max(bits_of(amax), AXIS, keep_dims=True)
+
+
+@triton.jit
+def amax_of_lanes(x):
+    """The bits of the largest magnitude along the last of three axes, which stays."""
+    # A thread has eight neighbours: four registers first, then the lanes of one. (Of 16-bit integers `tl.max` makes 32-bit ones first.)
+    A: tl.constexpr = x.shape[0]
+    B: tl.constexpr = x.shape[1]
+    EIGHTS: tl.constexpr = x.shape[2] // 8
+    registers = tl.permute(tl.reshape(x, A, B, EIGHTS, 4, 2), (0, 1, 2, 4, 3))
+    even, odd = tl.split(tl.reshape(registers, A, B, EIGHTS, 2, 2, 2))
+    even0, even1 = tl.split(even)
+    odd0, odd1 = tl.split(odd)
+    amax = larger_magnitude(larger_magnitude(magnitude_of(even0), even1), odd0)
+    amax = bits_of(larger_magnitude(amax, odd1))
+    return tl.max(tl.reshape(amax, A, B, EIGHTS * 2), 2, keep_dims=True)
+
+
+@triton.jit
+def magnitude_of(x):
+    """|x|."""
+    return tl.inline_asm_elementwise("abs.bf16x2 $0, $1;", "=r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=2)
+
+
+@triton.jit
+def lane_scales(amax, EMAX: tl.constexpr, THRESHOLD: tl.constexpr):
+    """`numerics.block_scales` by the bits of bfloat16s: bytes, and inverse scales, which are NaN where the scale is."""
+    exponent = (amax + ((0x7FFFFF - THRESHOLD) >> 16)) >> MANTISSA
+    if EMAX == 0:
+        exponent = tl.where(amax < 1 << MANTISSA, (amax + ((0x7FFFFF - ((THRESHOLD + (1 << 23)) >> 1)) >> 16)) >> MANTISSA, exponent)
+        exponent = tl.minimum(exponent, 254)
+    byte = tl.maximum(exponent - EMAX, 0)
+    inverse = tl.where(is_nan(amax), 0x7FC0, tl.maximum((254 - byte) << MANTISSA, 0x40))
+    return tl.where(is_nan(amax), 255, byte), inverse.to(tl.int16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def is_nan(amax):
+    """Whether a block whose largest magnitude has these bits holds a NaN or an Inf."""
+    return amax >= EXPONENT >> 16
 
 
 @triton.jit
 def fake_quant_lanes(
     x,
+    random,
     byte,
     factor,
     tensor_scale,
@@ -111,7 +183,7 @@ def fake_quant_lanes(
     """What elements of blocks with these scales become. Under a tensor's scale they are quotients, for which there are no lanes."""
     limit = tl.minimum(element_limit(byte, tensor_scale, DTYPE_MAX), LARGEST)
     if tensor_scale is None:
-        rounded = round_lanes(x, factor.to(tl.bfloat16), lane_bits(limit), MANTISSA_BITS, EMIN)
+        rounded = round_lanes(x, factor.to(tl.bfloat16), lane_bits(limit), random, MANTISSA_BITS, EMIN)
         return scale_up(rounded, scale_value(byte).to(tl.bfloat16), x, TWOS_COMPLEMENT)
     else:
         x = to_float32(x)
@@ -122,55 +194,21 @@ def fake_quant_lanes(
 
 
 @triton.jit
-def quantize_lanes(
-    x,
-    scale,
-    factor,
-    BITS: tl.constexpr,
-    MANTISSA_BITS: tl.constexpr,
-    EMIN: tl.constexpr,
-    LARGEST: tl.constexpr,
-    NAN_CODE: tl.constexpr,
-    NAN_SCALE: tl.constexpr,
-    TWOS_COMPLEMENT: tl.constexpr,
-):
-    """The codes, in lanes, of elements of blocks with these scales."""
-    keep = tl.where(scale == NAN_SCALE, 0, -1).to(tl.int16)
-    nan = tl.where(scale == NAN_SCALE, NAN_CODE << (MANTISSA - MANTISSA_BITS), 0).to(tl.int16)
-    rounded = round_lanes(x, factor.to(tl.bfloat16), lane_bits(tl.full([], LARGEST, tl.float32)), MANTISSA_BITS, EMIN)
-    return encode(rounded, x, keep, nan, BITS, MANTISSA_BITS, EMIN, TWOS_COMPLEMENT)
+def round_lanes(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
+    """The bits of |x| * factor, rounded to a value of the format, and no more than a limit."""
+    if random is None:
+        return round_lanes_to_nearest(x, factor, limit, MANTISSA_BITS, EMIN)
+    else:
+        return round_lanes_stochastically(x, factor, limit, random.to(tl.int16), MANTISSA_BITS, EMIN)
 
 
 @triton.jit
-def larger_magnitude(bits, x):
-    """The larger of a magnitude and |x|."""
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 m;
-        and.b32 m, $2, 0x7FFF7FFF;
-        max.u16x2 $0, $1, m;
-        }""",
-        "=r,r,r",
-        [bits, x],
-        dtype=tl.int16,
-        is_pure=True,
-        pack=2,
-    )
-
-
-@triton.jit
-def amax_of_lanes(x):
-    """The bits of the largest magnitude along the last axis, which stays."""
-    return tl.max(x.to(tl.int16, bitcast=True) & 0x7FFF, 2, keep_dims=True).to(tl.int32) << 16
-
-
-@triton.jit
-def round_lanes(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
-    """The bits of |x| * factor, rounded to a value of the format, and no more than a limit: `numerics.round_to_value`."""
+def round_lanes_to_nearest(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
+    """Ties to even: `numerics.round_to_value`."""
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 y, exponent, anchor, rounded;
-        and.b32 y, $1, 0x7FFF7FFF;
+        abs.bf16x2 y, $1;
         mul.rn.bf16x2 y, y, $2;
         and.b32 exponent, y, 0x7F807F80;
         max.u16x2 exponent, exponent, $4;
@@ -181,6 +219,53 @@ def round_lanes(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexp
         }""",
         "=r,r,r,r,r,r",
         [x, factor, limit, lane((EMIN + 127) << MANTISSA), lane((MANTISSA - MANTISSA_BITS) << MANTISSA)],
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def round_lanes_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
+    """By 16 random bits: `numerics.whole_steps`.
+
+    A float32 holds 17 bits, and more, of the part of a step. ``random`` and the odd half are added there, and that part is cut off.
+    Magnitudes under 2^emin are raised into the binade above first, whose steps are as long as theirs; what of them this cuts off is below
+    the half. Larger ones do without the half: what a bfloat16 has of a step is a multiple of 2^-7.
+    """
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 y, low, high, raise_low, raise_high, bits;
+        abs.bf16x2 y, $1;
+        mul.rn.bf16x2 y, y, $2;
+        shl.b32 low, y, 16;
+        and.b32 high, y, 0xFFFF0000;
+        set.lt.f32.f32 raise_low, low, $5;
+        set.lt.f32.f32 raise_high, high, $5;
+        fma.rz.f32 low, raise_low, $7, low;
+        fma.rz.f32 high, raise_high, $7, high;
+        and.b32 bits, $4, 0xFFFF;
+        mad.lo.u32 low, bits, $9, low;
+        shr.u32 bits, $4, 16;
+        mad.lo.u32 high, bits, $9, high;
+        prmt.b32 y, low, high, 0x7632;
+        and.b32 y, y, $11;
+        prmt.b32 raise_low, raise_low, raise_high, 0x7632;
+        fma.rn.bf16x2 y, raise_low, $12, y;
+        min.u16x2 $0, y, $3;
+        }""",
+        "=r,r,r,r,r,r,r,r,r,r,r,r,r",
+        [
+            x,
+            factor,
+            limit,
+            random,
+            tl.full([], (EMIN + 127) << 23, tl.int32),  # 2^emin, and the odd half above it
+            tl.full([], ((EMIN + 127) << 23) + (1 << (6 - MANTISSA_BITS)), tl.int32),
+            tl.full([], 1 << (7 - MANTISSA_BITS), tl.int32),
+            lane(-(1 << (MANTISSA - MANTISSA_BITS))),
+            lane(((EMIN + 127) << MANTISSA) - 0x8000),  # -2^emin
+        ],
         dtype=tl.int16,
         is_pure=True,
         pack=2,
@@ -218,156 +303,3 @@ def scale_up(rounded, scale, x, TWOS_COMPLEMENT: tl.constexpr):
             is_pure=True,
             pack=2,
         )
-
-
-@triton.jit
-def encode(rounded, x, keep, nan, BITS: tl.constexpr, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
-    """The code of a rounded magnitude with the sign of x; ``nan`` in blocks whose ``keep`` is 0 and not -1."""
-    EXPONENT_FIELD: tl.constexpr = (1 - EMIN) << MANTISSA  # 2^-(126 + emin) makes the exponent field that of the format
-    if TWOS_COMPLEMENT:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 code, negative;
-            mul.rn.bf16x2 code, $1, $3;
-            prmt.b32 negative, $2, 0, 0xBB99;
-            xor.b32 code, code, negative;
-            and.b32 negative, negative, $6;
-            add.u16x2 code, code, negative;
-            lop3.b32 $0, code, $4, $5, 0xEA;
-            }""",
-            "=r,r,r,r,r,r,r",
-            [rounded, x, lane(EXPONENT_FIELD), keep, nan, lane(1)],
-            dtype=tl.int16,
-            is_pure=True,
-            pack=2,
-        )
-    else:
-        # A sign goes from bit 15 to the one above the magnitude: of a code with the one and a code with the other the smaller has it there.
-        SIGNS: tl.constexpr = (1 << (BITS - 1 + MANTISSA - MANTISSA_BITS)) - 0x8000
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 code, moved;
-            mul.rn.bf16x2 code, $1, $3;
-            lop3.b32 code, $2, 0x80008000, code, 0xEA;
-            xor.b32 moved, code, $6;
-            min.u16x2 code, code, moved;
-            lop3.b32 $0, code, $4, $5, 0xEA;
-            }""",
-            "=r,r,r,r,r,r,r",
-            [rounded, x, lane(EXPONENT_FIELD), keep, nan, lane(SIGNS)],
-            dtype=tl.int16,
-            is_pure=True,
-            pack=2,
-        )
-
-
-@triton.jit
-def bytes_of(codes, CODES_PER_BYTE: tl.constexpr, MANTISSA_BITS: tl.constexpr):
-    """Codes in lanes, which are neighbours along the last axis, as bytes."""
-    if CODES_PER_BYTE == 1:
-        return low_bytes(codes, MANTISSA - MANTISSA_BITS)
-    else:
-        first, second = tl.split(tl.reshape(codes, codes.shape[0], codes.shape[1], codes.shape[2] // 2, 2))
-        return low_bytes(two_nibbles(first, second, MANTISSA_BITS), 0)
-
-
-@triton.jit
-def low_bytes(lanes, SHIFT: tl.constexpr):
-    """The low byte of each lane, shifted to the right."""
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 a, b;
-        shr.u32 a, $1, $3;
-        shr.u32 b, $2, $3;
-        prmt.b32 $0, a, b, 0x6420;
-        }""",
-        "=r,r,r,r,r,r,r",
-        [lanes, tl.full([], SHIFT, tl.int32)],
-        dtype=tl.uint8,
-        is_pure=True,
-        pack=4,
-    )
-
-
-@triton.jit
-def two_nibbles(c0, c1, MANTISSA_BITS: tl.constexpr):
-    """Two codes in lanes as the half-bytes of a lane's low byte."""
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 a, b;
-        shr.u32 a, $1, $3;
-        shr.u32 b, $2, $3;
-        shl.b32 b, b, 4;
-        or.b32 $0, a, b;
-        }""",
-        "=r,r,r,r,r",
-        [c0, c1, tl.full([], MANTISSA - MANTISSA_BITS, tl.int32)],
-        dtype=tl.int16,
-        is_pure=True,
-        pack=2,
-    )
-
-
-@triton.jit
-def word_of_bytes(c0, c1, c2, c3, MANTISSA_BITS: tl.constexpr):
-    """Four codes in lanes as the bytes of a word."""
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 a, b, c, d;
-        shr.u32 a, $2, $6;
-        shr.u32 b, $3, $6;
-        shr.u32 c, $4, $6;
-        shr.u32 d, $5, $6;
-        prmt.b32 a, a, b, 0x6240;
-        prmt.b32 c, c, d, 0x6240;
-        prmt.b32 $0, a, c, 0x5410;
-        prmt.b32 $1, a, c, 0x7632;
-        }""",
-        "=r,=r,r,r,r,r,r,r",
-        [c0, c1, c2, c3, tl.full([], MANTISSA - MANTISSA_BITS, tl.int32)],
-        dtype=tl.int32,
-        is_pure=True,
-        pack=2,
-    )
-
-
-@triton.jit
-def word_of_nibbles(c0, c1, c2, c3, c4, c5, c6, c7, MANTISSA_BITS: tl.constexpr):
-    """Eight codes in lanes as the half-bytes of a word."""
-    low, high = four_nibbles(c0, c1, c2, c3, MANTISSA_BITS), four_nibbles(c4, c5, c6, c7, MANTISSA_BITS)
-    return tl.inline_asm_elementwise(
-        """{
-        prmt.b32 $0, $2, $3, 0x5410;
-        prmt.b32 $1, $2, $3, 0x7632;
-        }""",
-        "=r,=r,r,r",
-        [low, high],
-        dtype=tl.int32,
-        is_pure=True,
-        pack=2,
-    )
-
-
-@triton.jit
-def four_nibbles(c0, c1, c2, c3, MANTISSA_BITS: tl.constexpr):
-    """Four codes in lanes as the half-bytes of a lane."""
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 a, b, c, d;
-        shr.u32 a, $1, $5;
-        shr.u32 b, $2, $5;
-        shr.u32 c, $3, $5;
-        shr.u32 d, $4, $5;
-        shl.b32 b, b, 4;
-        shl.b32 c, c, 8;
-        shl.b32 d, d, 12;
-        or.b32 a, a, b;
-        or.b32 c, c, d;
-        or.b32 $0, a, c;
-        }""",
-        "=r,r,r,r,r,r,r",
-        [c0, c1, c2, c3, tl.full([], MANTISSA - MANTISSA_BITS, tl.int32)],
-        dtype=tl.int16,
-        is_pure=True,
-        pack=2,
-    )

@@ -271,8 +271,16 @@ def unpack(words, CODES_PER_BYTE: tl.constexpr):
 
 @triton.jit
 def philox(seed, counter):
-    zero = tl.zeros(counter.shape, tl.uint32)
-    return tl.philox(seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32), zero, zero)
+    # A product of 64 bits is one instruction; `tl.philox` takes two for its halves.
+    key0, key1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    c0, c1 = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
+    c2, c3 = tl.zeros(counter.shape, tl.uint32), tl.zeros(counter.shape, tl.uint32)
+    for _ in tl.static_range(10):
+        product0, product2 = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
+        c0, c2 = (product2 >> 32).to(tl.uint32) ^ c1 ^ key0, (product0 >> 32).to(tl.uint32) ^ c3 ^ key1
+        c1, c3 = product2.to(tl.uint32), product0.to(tl.uint32)
+        key0, key1 = key0 + 0x9E3779B9, key1 + 0xBB67AE85
+    return c0, c1, c2, c3
 
 
 @triton.jit

@@ -261,9 +261,22 @@ def store_piece(
 
 
 @triton.jit
+def words_of_codes(codes, CODES_PER_BYTE: tl.constexpr):
+    """Pieces of codes as words of 32 bits, in which they lie in memory: one or two for a group."""
+    CODES: tl.constexpr = 4 * CODES_PER_BYTE
+    words = ()
+    for j in tl.static_range(PIECES // CODES):
+        word = codes[CODES * j]
+        for k in tl.static_range(1, CODES):
+            word |= codes[CODES * j + k] << (32 // CODES * k)
+        words = words + (word,)
+    return words
+
+
+@triton.jit
 def store_codes(
     elements_ptr,
-    codes,
+    words,
     elements_row,
     elements_length,
     rows_left,
@@ -276,16 +289,14 @@ def store_codes(
     MASKED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Store pieces of codes, as words of eight (`numerics.pack`) where every row starts with one."""
-    SLOT: tl.constexpr = 8 // CODES_PER_BYTE  # bits
+    """Store the words of each group, as one (`numerics.pack`) where every row starts with one."""
     if WORDS:
-        WORD: tl.constexpr = tl.int64 if CODES_PER_BYTE == 1 else tl.int32
-        words = codes[0].to(WORD)
-        for j in tl.static_range(1, PIECES):
-            words |= codes[j].to(WORD) << (SLOT * j)
+        word = words[0]
+        if CODES_PER_BYTE == 1:
+            word = (words[0].to(tl.int64) & 0xFFFFFFFF) | (words[1].to(tl.int64) << 32)
         store_words(
             elements_ptr,
-            words,
+            word,
             elements_row,
             elements_length,
             rows_left,
@@ -298,15 +309,18 @@ def store_codes(
             WIDE,
         )
     else:
-        packed = ()
-        for j in tl.static_range(PIECES // CODES_PER_BYTE):
-            byte = codes[CODES_PER_BYTE * j]
-            for k in tl.static_range(1, CODES_PER_BYTE):
-                byte |= codes[CODES_PER_BYTE * j + k] << (SLOT * k)
-            packed = packed + (byte.to(tl.uint8),)
-        row, byte = matrix_axes(ROWS, COLUMNS // CODES_PER_BYTE, WIDE)
+        # Four codes stay together until they are dealt out: a thread stores one byte, as a warp stores them best. (Of one word Triton would
+        # not give the bytes to other threads, but have these compute all of it again.)
+        BYTES: tl.constexpr = COLUMNS // CODES_PER_BYTE
+        TOGETHER: tl.constexpr = 4 // CODES_PER_BYTE
+        if CODES_PER_BYTE == 1:
+            fours = in_order(words, 2)
+        else:
+            fours = in_order((words[0], words[0] >> 16), 2)
+        fours = by_rows(fours, ROWS, BYTES // TOGETHER, ROWS_INNERMOST)
+        packed = tl.reshape((fours[:, :, None] >> (tl.arange(0, TOGETHER) * 8)[None, None, :]).to(tl.uint8), ROWS, BYTES)
+        row, byte = matrix_axes(ROWS, BYTES, WIDE)
         pointer = elements_ptr + (row * elements_row + byte * elements_length)
-        packed = by_rows(in_order(packed, PIECES // CODES_PER_BYTE), ROWS, COLUMNS // CODES_PER_BYTE, ROWS_INNERMOST)
         if MASKED:
             if (rows_left == ROWS) & (elements_left == COLUMNS):
                 tl.store(pointer, packed)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..formats import Format
 from ..symbols import known
-from .lanes import LONGEST_BLOCK, MANTISSA, in_lanes, load_lanes, low_bytes, quantize_lanes, word_of_bytes, word_of_nibbles
+from .lane_codes import code_bounds, words_in_lanes
+from .lanes import LONGEST_BLOCK, amax_of_pieces_in_lanes, in_lanes, lane_scales, load_lanes
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
     as_bits,
@@ -34,18 +35,19 @@ from .pieces import (
     shared_words,
     store_codes,
     tile_axes,
+    words_of_codes,
 )
-from .tiling import COUNTS, Tile, View, inside, lanes, left, places, plan, program_tile
+from .tiling import SIZES, Tile, View, inside, lanes, left, places, plan, program_tile
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along: MXFP8 1.00, with 4096 0.96; MXFP4 0.94,
 # with 8192 0.93. Across, with the next blocks in the next program, 0.88 and 0.83; with the next rows 0.86 and 0.84.
 ALONG = 8192  # over the codes in a byte
 ROWS, ACROSS = 64, 4096
-# Across, in lanes: MXFP8 0.94, MXFP4 0.96, with 4 rows a thread too; with 4096 of 64 rows 0.91 and 0.93, with 256 rows 0.92 and 0.94.
+# Across, in lanes: MXFP8 0.97, MXFP4 and MXINT8 0.985; with half as many elements 0.97 and 0.98, with twice as many 0.98, 0.92 and 0.94.
 ROWS_IN_LANES, ACROSS_IN_LANES = 128, 16384
 
 
-@triton.jit(do_not_specialize_on_alignment=COUNTS)
+@triton.jit(**SIZES)
 def quantize_kernel(
     x_ptr,
     elements_ptr,
@@ -140,7 +142,7 @@ def quantize_kernel(
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
 
 
-@triton.jit(do_not_specialize_on_alignment=COUNTS)
+@triton.jit(**SIZES)
 def quantize_pieces_kernel(
     x_ptr,
     elements_ptr,
@@ -208,27 +210,36 @@ def quantize_pieces_kernel(
     tensor_scale = None
     if tensor_scale_ptr is not None:
         tensor_scale = usable(tl.load(tensor_scale_ptr))
-    scale, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
+    randoms = None
     if AXIS is not None:
-        seed, words = shared_words(seed_ptr, place, row, group, place_row, AXIS)
-    codes = ()
-    for j in tl.static_range(PIECES):
-        if IN_LANES:
-            code = quantize_lanes(pieces[j], scale, factor, BITS, MANTISSA_BITS, EMIN, LARGEST, NAN_CODE, NAN_SCALE, TWOS_COMPLEMENT)
-            code = low_bytes(code, MANTISSA - MANTISSA_BITS)
-        else:
-            x = to_float32(pieces[j])
-            y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
+        seed, random_words = shared_words(seed_ptr, place, row, group, place_row, AXIS)
+        randoms = ()
+        for j in tl.static_range(PIECES):
+            random = random_piece(
+                j, seed, random_words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST
+            )
+            randoms = randoms + (random.to(tl.int16 if IN_LANES else tl.int32),)
+    if IN_LANES:
+        amax = amax_of_pieces_in_lanes(pieces, 1 if ROWS_INNERMOST else 2)
+        scale, factor = lane_scales(amax, EMAX, THRESHOLD)
+        limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
+        words = words_in_lanes(pieces, randoms, factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+    else:
+        scale, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
+        codes = ()
+        for j in tl.static_range(PIECES):
             random = None
             if AXIS is not None:
-                random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
+                random = randoms[j]
+            x = to_float32(pieces[j])
+            y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
             code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-            code = tl.where(scale == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT))
-        codes = codes + (code,)
+            codes = codes + (tl.where(scale == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)),)
+        words = words_of_codes(codes, CODES_PER_BYTE)
     COLUMNS: tl.constexpr = BLOCKS * BLOCK
     store_codes(
         elements_ptr,
-        codes,
+        words,
         elements_row,
         elements_length,
         rows_left,
@@ -245,9 +256,9 @@ def quantize_pieces_kernel(
     pointer = scales_ptr + (row * scales_row + block * scales_length)
     scale = by_rows(scale, ROWS, BLOCKS, ROWS_INNERMOST).to(tl.uint8)
     if MASKED:
-        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left))
+        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left), eviction_policy="evict_last")
     else:
-        tl.store(pointer, scale)
+        tl.store(pointer, scale, eviction_policy="evict_last")
 
 
 @triton.jit
@@ -269,9 +280,8 @@ def quantize_across(
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
-    LARGEST: tl.constexpr,
+    LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
-    NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -280,42 +290,11 @@ def quantize_across(
     WIDE: tl.constexpr,
 ):
     """Quantize a tile whose blocks lie across memory, in lanes; the pointers are those of the tile."""
-    elements, amax_bits = load_lanes(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, 2, MASKED, WIDE)
-    scale, factor = block_scales(amax_bits, None, THRESHOLD, EMAX, LARGEST)
-    codes = ()
-    for j in tl.static_range(BLOCK):
-        code = quantize_lanes(
-            elements[j],
-            scale,
-            factor,
-            BITS,
-            MANTISSA_BITS,
-            EMIN,
-            LARGEST,
-            NAN_CODE,
-            NAN_SCALE,
-            TWOS_COMPLEMENT,
-        )
-        codes = codes + (code,)
-
+    elements, amax = load_lanes(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, 2, MASKED, WIDE)
+    scale, factor = lane_scales(amax, EMAX, THRESHOLD)
+    limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
+    words = words_in_lanes(elements, None, factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
     CODES: tl.constexpr = 4 * CODES_PER_BYTE  # of a word
-    words = ()
-    for j in tl.static_range(BLOCK // CODES):
-        if CODES == 8:
-            word = word_of_nibbles(
-                codes[8 * j],
-                codes[8 * j + 1],
-                codes[8 * j + 2],
-                codes[8 * j + 3],
-                codes[8 * j + 4],
-                codes[8 * j + 5],
-                codes[8 * j + 6],
-                codes[8 * j + 7],
-                MANTISSA_BITS,
-            )
-        else:
-            word = word_of_bytes(codes[4 * j], codes[4 * j + 1], codes[4 * j + 2], codes[4 * j + 3], MANTISSA_BITS)
-        words = words + (word,)
     row, word = matrix_axes(ROWS, BLOCKS * BLOCK // CODES, WIDE)
     pointer = elements_ptr.to(tl.pointer_type(tl.int32), bitcast=True) + (row * (elements_row // 4) + word * elements_length)
     words = tl.reshape(tl.permute(in_order(words, BLOCK // CODES), (1, 0, 2)), ROWS, BLOCKS * BLOCK // CODES)
@@ -327,12 +306,12 @@ def quantize_across(
     pointer = scales_ptr + (row * scales_row + block * scales_length)
     scale = tl.trans(scale).to(tl.uint8)
     if MASKED:
-        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left))
+        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left), eviction_policy="evict_last")
     else:
-        tl.store(pointer, scale)
+        tl.store(pointer, scale, eviction_policy="evict_last")
 
 
-@triton.jit(do_not_specialize_on_alignment=COUNTS)
+@triton.jit(**SIZES)
 def quantize_lanes_kernel(
     x_ptr,
     elements_ptr,
@@ -371,9 +350,8 @@ def quantize_lanes_kernel(
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
-    LARGEST: tl.constexpr,
+    LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
-    NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -404,9 +382,8 @@ def quantize_lanes_kernel(
         MANTISSA_BITS,
         EMIN,
         EMAX,
-        LARGEST,
+        LARGEST_CODE,
         NAN_CODE,
-        NAN_SCALE,
         TWOS_COMPLEMENT,
         BLOCK,
         BLOCKS,
@@ -431,8 +408,8 @@ def find(
     """The launch for these tensors; None if their shape is beyond the kernels."""
     views = (View(x.stride()), View(elements.stride(), fmt.codes_per_byte), View(scales.stride(), block_size))
     words = known(x.shape[dim] % 8 == 0)  # rows of codes then start at multiples of eight: nothing is between them
-    lanes = not fmt.divides and in_lanes(x, seed)
-    whole = lanes and words and block_size <= LONGEST_BLOCK
+    lanes = not fmt.divides and in_lanes(x)
+    whole = lanes and seed is None and words and block_size <= LONGEST_BLOCK
     rows, across = (ROWS_IN_LANES, ACROSS_IN_LANES) if whole else (ROWS, ACROSS)
     tile = Tile(along=ALONG // fmt.codes_per_byte, across=across, rows=rows, rows_first=False)
     row_quantum = quantum(x, aligned and (words or fmt.codes_per_byte == 1))

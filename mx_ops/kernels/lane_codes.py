@@ -1,0 +1,470 @@
+"""quantize for bfloat16 two at a time: the codes, and the bytes and words that they become.
+
+A code is made in the low byte of its lane. NaN blocks need no care of their own: their factor is NaN, so every quotient is, and a
+NaN's bits are above those of all numbers, so that the limit is what is left; they have no sign.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .lanes import MANTISSA, is_nan, lane
+
+BITS_OF_128 = tl.constexpr(0x4300)  # the bfloat16 whose last mantissa bit is worth 1: added to it, a code stands in its low bits
+MOST_LINES = tl.constexpr(3)
+LOW_BYTES, HIGH_BYTES = tl.constexpr(0x6240), tl.constexpr(0x7351)  # of two words of lanes: lane by lane, one of each
+
+
+@triton.jit
+def code_bounds(amax, BITS: tl.constexpr, LARGEST_CODE: tl.constexpr, NAN_CODE: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
+    """The largest code of blocks with these largest magnitudes, in lanes, and the sign bit of a code."""
+    SIGN_BIT: tl.constexpr = 0 if TWOS_COMPLEMENT else 1 << (BITS - 1)
+    largest = tl.where(is_nan(amax), BITS_OF_128 + NAN_CODE, BITS_OF_128 + LARGEST_CODE)
+    return largest.to(tl.int16), tl.where(is_nan(amax), 0, SIGN_BIT)
+
+
+@triton.jit
+def words_in_lanes(
+    x,
+    random,
+    factor,
+    limit,
+    sign,
+    BITS: tl.constexpr,
+    CODES_PER_BYTE: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
+):
+    """The codes of a tuple of elements of blocks as words of four or eight: `pieces.words_of_codes`."""
+    CODES: tl.constexpr = 4 * CODES_PER_BYTE
+    words = ()
+    for j in tl.static_range(len(x) // CODES):
+        if random is None and BITS == 8 and not TWOS_COMPLEMENT:
+            word = word_of_fp8(x[CODES * j], x[CODES * j + 1], x[CODES * j + 2], x[CODES * j + 3], factor, MANTISSA_BITS)
+        else:
+            codes = ()
+            for k in tl.static_range(CODES * j, CODES * j + CODES):
+                bits = None
+                if random is not None:
+                    bits = random[k]
+                codes = codes + (lane_codes(x[k], bits, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT),)
+            if CODES_PER_BYTE == 1:
+                signs = word_of_bytes(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3], HIGH_BYTES) >> (8 - BITS)
+                word = word_of_bytes(codes[0], codes[1], codes[2], codes[3], LOW_BYTES) | (signs & (sign * 0x01010101))
+            else:
+                pairs = ()
+                for k in tl.static_range(0, 8, 2):
+                    pairs = pairs + (two_nibbles(codes[k], codes[k + 1], x[8 * j + k], x[8 * j + k + 1], sign.to(tl.int16)),)
+                word = word_of_bytes(pairs[0], pairs[1], pairs[2], pairs[3], LOW_BYTES)
+        words = words + (word,)
+    return words
+
+
+@triton.jit
+def bytes_in_lanes(
+    x,
+    random,
+    factor,
+    limit,
+    sign,
+    BITS: tl.constexpr,
+    CODES_PER_BYTE: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
+):
+    """The codes of elements that are neighbours along the last of three axes, as bytes."""
+    if random is None and BITS == 8 and not TWOS_COMPLEMENT:
+        return bytes_of_fp8(x, factor, MANTISSA_BITS)
+    else:
+        codes = lane_codes(x, random, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+        if CODES_PER_BYTE == 1:
+            return low_bytes(codes, x, sign.to(tl.int8), BITS)
+        else:
+            codes = with_sign_bit(codes, x, sign.to(tl.int16))
+            first, second = tl.split(tl.reshape(codes, codes.shape[0], codes.shape[1], codes.shape[2] // 2, 2))
+            return bytes_of_nibbles(first, second)
+
+
+@triton.jit
+def lane_codes(
+    x,
+    random,
+    factor,
+    limit,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
+):
+    """The codes of |x| * factor, at most a limit; in two's complement they have the sign of x."""
+    if random is not None:
+        code = round_to_code_stochastically(x, factor, limit, random.to(tl.int16), MANTISSA_BITS, EMIN, EMAX)
+    elif EMAX - EMIN < MOST_LINES:
+        code = round_to_code_by_lines(x, factor, limit, MANTISSA_BITS, EMIN, EMAX)
+    else:
+        code = round_to_code(x, factor, limit, MANTISSA_BITS, EMIN)
+    if TWOS_COMPLEMENT:
+        code = negative_where(x, code)
+    return code
+
+
+@triton.jit
+def round_to_code(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
+    """`numerics.round_to_code`, with 128 for 2^23."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 y, exponent, binade;
+        abs.bf16x2 y, $1;
+        mul.rn.bf16x2 y, y, $2;
+        and.b32 exponent, y, 0x7F807F80;
+        max.u16x2 exponent, exponent, $4;
+        shr.s32 binade, exponent, $7;
+        add.u32 binade, binade, $6;
+        sub.u32 exponent, $5, exponent;
+        fma.rn.bf16x2 y, y, exponent, binade;
+        min.u16x2 $0, y, $3;
+        }""",
+        "=r,r,r,r,r,r,r,r,r",
+        [
+            x,
+            factor,
+            limit,
+            lane((EMIN + 127) << MANTISSA),
+            lane((127 + MANTISSA_BITS + 127) << MANTISSA),
+            lane(BITS_OF_128 - ((EMIN + 127) << MANTISSA_BITS)),
+            tl.full([], MANTISSA - MANTISSA_BITS, tl.int32),
+        ],
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def round_to_code_by_lines(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
+    """The same where there are few binades: before it is rounded, a code is the least of one line a binade, as it grows ever slower."""
+    y = magnitude_times(x, factor)
+    code = limit
+    for k in tl.static_range(EMAX - EMIN + 1):
+        code = below_line(code, y, lane((127 + MANTISSA_BITS - EMIN - k) << MANTISSA), lane(BITS_OF_128 + (k << MANTISSA_BITS)))
+    return code
+
+
+@triton.jit
+def magnitude_times(x, factor):
+    """|x| * factor."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 y;
+        abs.bf16x2 y, $1;
+        mul.rn.bf16x2 $0, y, $2;
+        }""",
+        "=r,r,r",
+        [x, factor],
+        dtype=tl.bfloat16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def below_line(code, y, slope, offset):
+    """The smaller of a code and y * slope + offset, rounded to nearest even."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 line;
+        fma.rn.bf16x2 line, $2, $3, $4;
+        min.u16x2 $0, $1, line;
+        }""",
+        "=r,r,r,r,r",
+        [code, y, slope, offset],
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def round_to_code_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
+    """As `lanes.round_lanes_stochastically` does it; what that has raised by a binade is a code of the first."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 y, low, high, raise_low, raise_high, bits;
+        abs.bf16x2 y, $1;
+        mul.rn.bf16x2 y, y, $2;
+        min.u16x2 y, y, $13;
+        shl.b32 low, y, 16;
+        and.b32 high, y, 0xFFFF0000;
+        set.lt.f32.f32 raise_low, low, $5;
+        set.lt.f32.f32 raise_high, high, $5;
+        fma.rz.f32 low, raise_low, $7, low;
+        fma.rz.f32 high, raise_high, $7, high;
+        and.b32 bits, $4, 0xFFFF;
+        mad.lo.u32 low, bits, $9, low;
+        shr.u32 bits, $4, 16;
+        mad.lo.u32 high, bits, $9, high;
+        prmt.b32 y, low, high, 0x7632;
+        and.b32 y, y, $11;
+        prmt.b32 raise_low, raise_low, raise_high, 0x7632;
+        and.b32 raise_low, raise_low, 0x00800080;
+        sub.u32 y, y, raise_low;
+        shr.s32 y, y, $14;
+        add.u32 y, y, $12;
+        min.u16x2 $0, y, $3;
+        }""",
+        "=r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
+        [
+            x,
+            factor,
+            limit,
+            random,
+            tl.full([], (EMIN + 127) << 23, tl.int32),  # 2^emin, and the odd half above it
+            tl.full([], ((EMIN + 127) << 23) + (1 << (6 - MANTISSA_BITS)), tl.int32),
+            tl.full([], 1 << (7 - MANTISSA_BITS), tl.int32),
+            lane(-(1 << (MANTISSA - MANTISSA_BITS))),
+            lane(BITS_OF_128 - ((EMIN + 126) << MANTISSA_BITS)),
+            lane((EMAX + 129) << MANTISSA),  # all quotients but NaN are less, and its code is above all others
+            tl.full([], MANTISSA - MANTISSA_BITS, tl.int32),
+        ],
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def negative_where(x, code):
+    """The code, negative where x is."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 negative, flipped;
+        prmt.b32 negative, $1, 0, 0xBB99;
+        and.b32 flipped, $2, 0x00FF00FF;
+        xor.b32 flipped, flipped, negative;
+        and.b32 negative, negative, 0x00010001;
+        add.u16x2 $0, flipped, negative;
+        }""",
+        "=r,r,r",
+        [x, code],
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+# FP8 is rounded, saturated and given its sign by one instruction for two elements; a NaN becomes 0x7F, which is the code of NaN here too.
+
+
+@triton.jit
+def word_of_fp8(x0, x1, x2, x3, factor, MANTISSA_BITS: tl.constexpr):
+    """Four elements times a factor as the bytes of a word."""
+    if MANTISSA_BITS == 3:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b32 y0, y1, y2, y3, a, b;
+            .reg .b16 c, d;
+            mul.rn.bf16x2 y0, $2, $6;
+            mul.rn.bf16x2 y1, $3, $6;
+            mul.rn.bf16x2 y2, $4, $6;
+            mul.rn.bf16x2 y3, $5, $6;
+            shl.b32 a, y0, 16;
+            shl.b32 b, y1, 16;
+            cvt.rn.satfinite.e4m3x2.f32 c, b, a;
+            shl.b32 a, y2, 16;
+            shl.b32 b, y3, 16;
+            cvt.rn.satfinite.e4m3x2.f32 d, b, a;
+            mov.b32 $0, {c, d};
+            and.b32 a, y0, 0xFFFF0000;
+            and.b32 b, y1, 0xFFFF0000;
+            cvt.rn.satfinite.e4m3x2.f32 c, b, a;
+            and.b32 a, y2, 0xFFFF0000;
+            and.b32 b, y3, 0xFFFF0000;
+            cvt.rn.satfinite.e4m3x2.f32 d, b, a;
+            mov.b32 $1, {c, d};
+            }""",
+            "=r,=r,r,r,r,r,r",
+            [x0, x1, x2, x3, factor],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b32 y0, y1, y2, y3, a, b;
+            .reg .b16 c, d;
+            mul.rn.bf16x2 y0, $2, $6;
+            mul.rn.bf16x2 y1, $3, $6;
+            mul.rn.bf16x2 y2, $4, $6;
+            mul.rn.bf16x2 y3, $5, $6;
+            shl.b32 a, y0, 16;
+            shl.b32 b, y1, 16;
+            cvt.rn.satfinite.e5m2x2.f32 c, b, a;
+            shl.b32 a, y2, 16;
+            shl.b32 b, y3, 16;
+            cvt.rn.satfinite.e5m2x2.f32 d, b, a;
+            mov.b32 $0, {c, d};
+            and.b32 a, y0, 0xFFFF0000;
+            and.b32 b, y1, 0xFFFF0000;
+            cvt.rn.satfinite.e5m2x2.f32 c, b, a;
+            and.b32 a, y2, 0xFFFF0000;
+            and.b32 b, y3, 0xFFFF0000;
+            cvt.rn.satfinite.e5m2x2.f32 d, b, a;
+            mov.b32 $1, {c, d};
+            }""",
+            "=r,=r,r,r,r,r,r",
+            [x0, x1, x2, x3, factor],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=2,
+        )
+
+
+@triton.jit
+def bytes_of_fp8(x, factor, MANTISSA_BITS: tl.constexpr):
+    """Elements times a factor."""
+    if MANTISSA_BITS == 3:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b32 y, a, b;
+            .reg .b16 c, d;
+            mul.rn.bf16x2 y, $1, $3;
+            shl.b32 a, y, 16;
+            and.b32 b, y, 0xFFFF0000;
+            cvt.rn.satfinite.e4m3x2.f32 c, b, a;
+            mul.rn.bf16x2 y, $2, $4;
+            shl.b32 a, y, 16;
+            and.b32 b, y, 0xFFFF0000;
+            cvt.rn.satfinite.e4m3x2.f32 d, b, a;
+            mov.b32 $0, {c, d};
+            }""",
+            "=r,r,r,r,r",
+            [x, factor],
+            dtype=tl.uint8,
+            is_pure=True,
+            pack=4,
+        )
+    else:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b32 y, a, b;
+            .reg .b16 c, d;
+            mul.rn.bf16x2 y, $1, $3;
+            shl.b32 a, y, 16;
+            and.b32 b, y, 0xFFFF0000;
+            cvt.rn.satfinite.e5m2x2.f32 c, b, a;
+            mul.rn.bf16x2 y, $2, $4;
+            shl.b32 a, y, 16;
+            and.b32 b, y, 0xFFFF0000;
+            cvt.rn.satfinite.e5m2x2.f32 d, b, a;
+            mov.b32 $0, {c, d};
+            }""",
+            "=r,r,r,r,r",
+            [x, factor],
+            dtype=tl.uint8,
+            is_pure=True,
+            pack=4,
+        )
+
+
+@triton.jit
+def low_bytes(code, x, sign, BITS: tl.constexpr):
+    """The low bytes of lanes, with the sign of x at a sign bit."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 codes, signs;
+        prmt.b32 codes, $1, $2, 0x6420;
+        prmt.b32 signs, $3, $4, 0x7531;
+        shr.u32 signs, signs, $6;
+        lop3.b32 $0, signs, $5, codes, 0xEA;
+        }""",
+        "=r,r,r,r,r,r,r,r,r,r",
+        [code, x, sign, tl.full([], 8 - BITS, tl.int32)],
+        dtype=tl.uint8,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def word_of_bytes(lanes0, lanes1, lanes2, lanes3, SELECT: tl.constexpr):
+    """A byte of each of four lanes as a word."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 a, b;
+        prmt.b32 a, $2, $3, $6;
+        prmt.b32 b, $4, $5, $6;
+        prmt.b32 $0, a, b, 0x5410;
+        prmt.b32 $1, a, b, 0x7632;
+        }""",
+        "=r,=r,r,r,r,r,r,r",
+        [lanes0, lanes1, lanes2, lanes3, tl.full([], SELECT, tl.int32)],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def with_sign_bit(code, x, sign):
+    """A code of four bits with the sign of x at a sign bit."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 signs;
+        shr.u32 signs, $2, 12;
+        lop3.b32 $0, signs, $3, $1, 0xEA;
+        }""",
+        "=r,r,r,r",
+        [code, x, sign],
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def two_nibbles(code, next_code, x, next_x, sign):
+    """Two codes, with the signs of their elements, as the half-bytes of a lane's low byte."""
+    return nibbles(with_sign_bit(code, x, sign), with_sign_bit(next_code, next_x, sign))
+
+
+@triton.jit
+def nibbles(code, next_code):
+    """Two codes as the half-bytes of a lane's low byte."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 second;
+        mul.lo.u32 second, $2, 16;
+        lop3.b32 $0, $1, second, 0x000F000F, 0xE4;
+        }""",
+        "=r,r,r",
+        [code, next_code],
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def bytes_of_nibbles(code, next_code):
+    """Two codes as the half-bytes of a byte."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 a, b;
+        mul.lo.u32 a, $3, 16;
+        lop3.b32 a, $1, a, 0x000F000F, 0xE4;
+        mul.lo.u32 b, $4, 16;
+        lop3.b32 b, $2, b, 0x000F000F, 0xE4;
+        prmt.b32 $0, a, b, 0x6420;
+        }""",
+        "=r,r,r,r,r",
+        [code, next_code],
+        dtype=tl.uint8,
+        is_pure=True,
+        pack=4,
+    )
