@@ -225,10 +225,15 @@ def count_blocks(length: int, rule: Rule) -> int:
 
 def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> Tensor:
     """A tensor of like's shape, but ``length`` along the blocked dim."""
-    if rule.dim == like.ndim - 1:
-        return like.new_empty((*like.shape[:-1], length), dtype=dtype)
-    others = [*like.shape[: rule.dim], *like.shape[rule.dim + 1 :]]
-    return like.new_empty([*others, length], dtype=dtype).movedim(-1, rule.dim)
+    shape, dim = like.shape, rule.dim
+    if dim == len(shape) - 1:
+        return like.new_empty((*shape[:-1], length), dtype=dtype)
+    strides, stride = [1] * len(shape), length
+    for outer in reversed(range(len(shape))):
+        if outer != dim:
+            strides[outer] = stride
+            stride = stride * shape[outer]
+    return like.new_empty_strided((*shape[:dim], length, *shape[dim + 1 :]), strides, dtype=dtype)  # one call: to move a dim takes another
 
 
 def empty_codes(x: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
@@ -451,7 +456,8 @@ def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=Non
         raise IndexError(f"quantize_both takes blocks along the last two dims, and this tensor's rank is {input.ndim}: use quantize")
     rule = resolve(input.ndim, format, -1, block_size, scale_mode, seed is not None)
     check_input(input, seed, tensor_scale, rule.fmt, computed=False)
-    codes = (*empty_codes(input, rule), *empty_codes(input, rule._replace(dim=rule.dim - 1)))
+    across = resolve(input.ndim, format, -2, block_size, scale_mode, seed is not None)
+    codes = (*empty_codes(input, rule), *empty_codes(input, across))
     return Call("quantize_both", (input, *codes, seed, tensor_scale), rule, codes)
 
 
