@@ -228,11 +228,11 @@ def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> 
     shape, dim = like.shape, rule.dim
     if dim == len(shape) - 1:
         return like.new_empty((*shape[:-1], length), dtype=dtype)
-    strides, stride = [1] * len(shape), length
+    strides, stride = [1] * len(shape), 1 if known(length == 0) else length  # as torch has them of what is empty
     for outer in reversed(range(len(shape))):
         if outer != dim:
             strides[outer] = stride
-            stride = stride * shape[outer]
+            stride = stride if known(shape[outer] == 0) else stride * shape[outer]
     return like.new_empty_strided((*shape[:dim], length, *shape[dim + 1 :]), strides, dtype=dtype)  # one call: to move a dim takes another
 
 
