@@ -32,7 +32,8 @@ TWO_TO_23 = 0x4B000000  # the bits of 2^23, whose last mantissa bit is worth 1
 # one thread: threads that share the work of every operation meet after it, and where another process has one of the cores, all wait for
 # that. Measured on two cores (AMD EPYC, torch 2.13, bf16 2048x4096 along the last dim), turn by turn, in ms: with other work on both,
 # fake_quant to MXFP4 took 748 to 872 with all threads on each piece of 2^17 elements, and 78 to 94 with a thread a piece. Without other
-# work quantize to MXFP8 took 57, 36, 30 and 30 in pieces of 2^16 to 2^19, and in one thread 49, 40, 36 and 45.
+# work quantize to MXFP8 took 57, 36, 30 and 30 in pieces of 2^16 to 2^19, and in one thread 49, 40, 36 and 45; and along dim 0, where
+# pieces are half of this, 51 in pieces of 2^17 and 63 in pieces of 2^18, in one thread 62 and 106.
 PIECE = 1 << 18
 IN_FLIGHT = 1 << 20  # and all threads together on so many: an element's intermediates take some 30 bytes, and a call may take 64 MB
 
@@ -299,7 +300,7 @@ def _pieces(like: Tensor, dim: int, block_size: int, traced: bool, times: int = 
     if traced or like.device.type != "cpu":
         yield None
         return
-    most = min(times * PIECE, IN_FLIGHT // torch.get_num_threads())
+    most = min(times * PIECE // (1 if like.stride(dim) == 1 else 2), IN_FLIGHT // torch.get_num_threads())
     sizes = list(like.shape)
     quanta = [1] * (like.ndim - 1) + [8]
     quanta[dim] = block_size
