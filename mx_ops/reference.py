@@ -1,9 +1,10 @@
 """The rules in plain ATen: the CPU kernel, the kernel of every backend without its own, and the twin of every Triton kernel.
 
 The functions up to `scale_blocks` are the rules themselves, in the order in which a value meets them; `kernels/numerics.py` has the
-same functions under the same names. Bits are handled as int32, and all arithmetic is float32 or int32 and exact but for the one
-rounding that each rule is about. The last four functions are the ops: they fill the outputs that they are given. Traced, for a
-compiler, they are what Inductor fuses with an op's neighbours: they then work on whole tensors, whose sizes may be symbols.
+same functions under the same names, but for those that are for Inductor's C++. Bits are handled as int32, and all arithmetic is float32
+or int32 and exact but for the one rounding that each rule is about. The last functions are the ops: they fill the outputs that they are
+given. Traced, for a compiler, they are what Inductor fuses with an op's neighbours: they then work on whole tensors, whose sizes may be
+symbols.
 """
 
 from __future__ import annotations
@@ -29,19 +30,51 @@ TWO_TO_23 = 0x4B000000  # the bits of 2^23, whose last mantissa bit is worth 1
 
 # On CPU the ops work through a large tensor in pieces of this many elements, so that every intermediate stays in cache, and each piece in
 # one thread: threads that share the work of every operation meet after it, and where another process has one of the cores, all wait for
-# that. Measured on two cores (AMD EPYC, torch 2.13, bf16 2048x4096 along the last dim) with other work on both, turn by turn, in ms:
-# fake_quant to MXFP4 took 748 to 872 with all threads on each piece of 2^17 elements, 78 to 94 with a thread a piece, and 126 to 194 with
-# pieces of 2^16; quantize to MXFP8 731 to 1247, 96 to 117 and 116 to 178.
-PIECE = 1 << 17
+# that. Measured on two cores (AMD EPYC, torch 2.13, bf16 2048x4096 along the last dim), turn by turn, in ms: with other work on both,
+# fake_quant to MXFP4 took 748 to 872 with all threads on each piece of 2^17 elements, and 78 to 94 with a thread a piece. Without other
+# work quantize to MXFP8 took 57, 36, 30 and 30 in pieces of 2^16 to 2^19, and in one thread 49, 40, 36 and 45; and along dim 0, where
+# pieces are half of this, 51 in pieces of 2^17 and 63 in pieces of 2^18, in one thread 62 and 106.
+PIECE = 1 << 18
 IN_FLIGHT = 1 << 20  # and all threads together on so many: an element's intermediates take some 30 bytes, and a call may take 64 MB
 
 
-def magnitude_and_sign(x: Tensor) -> tuple[Tensor, Tensor]:
-    """|x| as float32, and x's sign as the top bit of an integer of x's size.
+def in_vectors(x: Tensor, traced: bool) -> bool:
+    """Whether Inductor's C++ is to compute what becomes of x, or x itself, in vectors; then the formulas take other steps to the same bits.
+
+    - It has no vectors of int16, and a loop that holds one has no vectors at all: so the bits of bfloat16s are those of float32s, and what
+      has to be rounded is rounded by `round_to_bfloat16`. (Float16s are rounded less simply; they go without vectors.)
+    - It folds vectors of int32s through memory, and those of float32s in registers: so a block's largest magnitude is found among these.
+    - A block's scale it computes anew for each vector, bits it reinterprets through memory, which is slow in the longer vectors of a loop
+      that computes from bfloat16s alone, and codes that share a byte it packs without vectors: so scales, quotients and codes are `stored`.
+      What a loop stores and reads itself, it keeps in registers in the end.
+
+    Measured on one core (AMD EPYC with AVX-512, torch 2.13, bf16 2048x4096 along the last dim): what Inductor writes takes without these
+    steps and with them, in ms, for quantize to MXFP8 E4M3 29.7 and 6.7 (torchao's 7.7), to MXFP4 46.2 and 8.5, for fake_quant to E4M3
+    27.9 and 9.2, for dequantize 25.6 and 5.2. Where a graph is traced decides its steps and not its bits: it may be run elsewhere.
+    """
+    return traced and x.device.type == "cpu" and x.dtype != torch.float16
+
+
+def round_to_bfloat16(x: Tensor) -> Tensor:
+    """The bfloat16s nearest to float32s, ties to even, as float32s."""
+    bits = x.view(torch.int32)
+    nearest = ((bits + (0x7FFF + ((bits >> 16) & 1))) & -0x10000).view(torch.float32)
+    return torch.where(x != x, x, nearest)  # Inductor's C++ has no vectors for isnan
+
+
+def stored(x: Tensor) -> Tensor:
+    """The same, as a value that Inductor stores, for it stores what as_strided views."""
+    return x.as_strided(x.shape, x.stride())
+
+
+def magnitude_and_sign(x: Tensor, traced: bool) -> tuple[Tensor, Tensor]:
+    """|x| as float32, and x's sign as the top bit of an integer: of x's size, or in vectors of 32 bits.
 
     Both come from x's bits, and those are rounded to x's dtype. Inductor hands on what it fuses as float32 otherwise: 0.5% of the values
     of silu(a) * b -> fake_quant then differed in bfloat16 (H100, torch 2.11).
     """
+    if x.dtype == torch.bfloat16 and in_vectors(x, traced):
+        x = round_to_bfloat16(x.to(torch.float32))
     bits = x.view(BITS[x.dtype.itemsize])
     sign_bit = torch.iinfo(bits.dtype).min
     return (bits & ~sign_bit).view(x.dtype).to(torch.float32), bits & sign_bit
@@ -49,6 +82,8 @@ def magnitude_and_sign(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def with_sign(value: Tensor, sign: Tensor, dtype: torch.dtype) -> Tensor:
     """A magnitude, rounded to dtype, with a sign bit: by its bits, for the same reason."""
+    if sign.dtype.itemsize > dtype.itemsize:
+        return round_to_bfloat16(with_sign(value, sign, torch.float32)).to(dtype)
     return (value.to(dtype).view(sign.dtype) | sign).view(dtype)
 
 
@@ -260,12 +295,12 @@ def random_bits(seed: Tensor, shape: torch.Size, piece: tuple[slice, ...] | None
     return torch.stack(halves, -1).flatten(-2)[..., : last.stop - last.start].to(torch.int32)
 
 
-def _pieces(like: Tensor, dim: int, block_size: int, traced: bool) -> Iterator[tuple[slice, ...] | None]:
+def _pieces(like: Tensor, dim: int, block_size: int, traced: bool, times: int = 1) -> Iterator[tuple[slice, ...] | None]:
     """The pieces in which an op works: whole blocks and whole groups of eight, cut across the outermost dims in memory; None is all."""
     if traced or like.device.type != "cpu":
         yield None
         return
-    most = min(PIECE, IN_FLIGHT // torch.get_num_threads())
+    most = min(times * PIECE // (1 if like.stride(dim) == 1 else 2), IN_FLIGHT // torch.get_num_threads())
     sizes = list(like.shape)
     quanta = [1] * (like.ndim - 1) + [8]
     quanta[dim] = block_size
@@ -350,16 +385,27 @@ def _unblocks(tensor: Tensor, length: int) -> Tensor:
     return tensor.flatten(-2)[..., :length]
 
 
-def scale_blocks(magnitude: Tensor, tensor_scale: Tensor | None, fmt: Format, threshold: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What quantize and fake_quant share: the blocks' scale bytes, their scaled magnitudes, and these magnitudes' grid exponents."""
-    amax_bits = magnitude.view(torch.int32).amax(-1, keepdim=True)
+def scale_blocks(
+    x: Tensor, tensor_scale: Tensor | None, fmt: Format, threshold: int, traced: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What quantize and fake_quant share: of blocks the scale bytes, the scaled magnitudes, their signs, and their grid exponents."""
+    magnitude, sign = magnitude_and_sign(x, traced)
+    vectors = in_vectors(x, traced)
+    if vectors:
+        largest = x.to(torch.float32).abs().amax(-1, keepdim=True)  # of bfloat16s Inductor may write what is no C++
+        amax_bits = magnitude_and_sign(largest.to(x.dtype), traced)[0].view(torch.int32)
+    else:
+        amax_bits = magnitude.view(torch.int32).amax(-1, keepdim=True)
+    byte = scale_byte(amax_bits, fmt, threshold) if tensor_scale is None else scale_code(amax_bits, tensor_scale, fmt)
+    if vectors:
+        byte = stored(byte.to(torch.uint8)).to(torch.int32)
     if tensor_scale is None:
-        byte = scale_byte(amax_bits, fmt, threshold)
         y = magnitude * inverse_scale(byte)
     else:
-        byte = scale_code(amax_bits, tensor_scale, fmt)
         y = quotients(magnitude, block_scale(byte, tensor_scale, fmt), fmt)
-    return byte, y, grid_exponent(y.view(torch.int32), fmt)
+    if vectors:
+        y, sign = magnitude_and_sign(stored(with_sign(y, sign, torch.float32)), traced)
+    return byte, y, sign, grid_exponent(y.view(torch.int32), fmt)
 
 
 def quantize(
@@ -378,11 +424,12 @@ def quantize(
     tensor_scale = None if tensor_scale is None else usable(tensor_scale)
 
     def work(piece: tuple[slice, ...] | None) -> None:
-        magnitude, sign = magnitude_and_sign(_blocks(_part(x, piece, dim), block_size))
-        byte, y, exponent = scale_blocks(magnitude, tensor_scale, fmt, threshold)
+        byte, y, sign, exponent = scale_blocks(_blocks(_part(x, piece, dim), block_size), tensor_scale, fmt, threshold, traced)
         random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
-        code = signed_code(round_to_code(y, exponent, random, fmt), sign >> (8 * x.dtype.itemsize - 1), fmt)
+        code = signed_code(round_to_code(y, exponent, random, fmt), sign >> (8 * sign.dtype.itemsize - 1), fmt)
         code = torch.where(byte == fmt.nan_scale, fmt.nan_code, code)
+        if in_vectors(x, traced):
+            code = stored(code.to(torch.uint8))
         part = _part(elements, piece, dim, fmt.codes_per_byte)
         part.copy_(_unblocks(pack(code, fmt).to(torch.uint8), part.shape[-1]))
         part = _part(scales, piece, dim, block_size)
@@ -436,23 +483,25 @@ def dequantize(
         byte = byte.unsqueeze(-1)
         limit = largest_quotient(byte, out.dtype) if tensor_scale is None else None
         value = scaled(decode(magnitude_code(codes, fmt), limit, fmt), byte, tensor_scale, fmt, out.dtype)
-        integer = BITS[out.dtype.itemsize]
+        integer = torch.int32 if in_vectors(out, traced) else BITS[out.dtype.itemsize]
         sign = ((codes >> (fmt.bits - 1)) * torch.iinfo(integer).min).to(integer)
         value = with_sign(value, sign, out.dtype)
         # Where no block is short nothing has to be stored, and any consumer is fused.
         _, whole = groups(part.shape[-1], block_size)
         part.copy_(value.flatten(-2) if whole else _unblocks(value, part.shape[-1]))
 
-    _share_out(work, _pieces(out, dim, block_size, traced))
+    _share_out(work, _pieces(out, dim, block_size, traced, times=2))  # of half the intermediates
 
 
 def _saturates(byte: Tensor, fmt: Format, dtype: torch.dtype) -> bool:
-    """Whether in some block that is not NaN a code times the scale may be beyond a dtype's range; MXINT8's -128, too, which is -2."""
-    return bool(largest_quotient(byte, dtype).min() < 2.0 ** (fmt.emax + 1))
+    """Whether in some block a code times the scale may be beyond a dtype's range, or the scale is NaN; MXINT8's -128, too, which is -2."""
+    return bool(largest_quotient(byte.amax(), dtype) < 2.0 ** (fmt.emax + 1))
 
 
 def _look_up(packed: Tensor, fmt: Format) -> Tensor:
-    """The values of packed codes, by a table. On CPU it takes 0.16 ms a piece, where `decode` takes 0.67 (one core)."""
+    """The values of packed codes, by a table: of 2^17 in 0.11 ms, where `decode` takes 0.67; in 0.03 if a code is half of a float16."""
+    if fmt.bits == 8 and 2.0**fmt.emin == torch.finfo(torch.float16).tiny:
+        return (packed.to(torch.int16) << 8).view(torch.float16).to(torch.float32)
     table = _table(fmt)
     values = table.index_select(0, packed.to(torch.int64, memory_format=torch.contiguous_format).flatten())
     return values.view(torch.float32).view(*packed.shape[:-1], packed.shape[-1] * fmt.codes_per_byte)
@@ -482,8 +531,7 @@ def fake_quant(
     tensor_scale = None if tensor_scale is None else usable(tensor_scale)
 
     def work(piece: tuple[slice, ...] | None) -> None:
-        magnitude, sign = magnitude_and_sign(_blocks(_part(x, piece, dim), block_size))
-        byte, y, exponent = scale_blocks(magnitude, tensor_scale, fmt, threshold)
+        byte, y, sign, exponent = scale_blocks(_blocks(_part(x, piece, dim), block_size), tensor_scale, fmt, threshold, traced)
         random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
         rounded = round_to_value(y, exponent, random, fmt)
         if tensor_scale is None:
@@ -501,7 +549,7 @@ def tensor_scale(x: Tensor, out: Tensor, fmt: Format, traced: bool = False) -> N
     if known(x.numel() == 0):
         amax = x.new_zeros((), dtype=torch.float32)
     elif traced:  # in one pass with what comes before, which is rounded to x's dtype
-        amax = magnitude_and_sign(x)[0].amax()
+        amax = magnitude_and_sign(x, traced)[0].amax()
     else:  # in one pass, with nothing stored
         least, most = torch.aminmax(x)
         amax = torch.maximum(-least, most).abs().to(torch.float32)  # the sign of 0, and of a NaN, is not to be left
