@@ -38,29 +38,51 @@ def words_in_lanes(
     EMAX: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
 ):
-    """The codes of a tuple of elements of blocks as words of four or eight: `pieces.words_of_codes`."""
+    """The codes of a tuple of elements of blocks as words of four or eight: `pieces.words_of_codes`. ``random`` is as long, or empty."""
     CODES: tl.constexpr = 4 * CODES_PER_BYTE
     words = ()
     for j in tl.static_range(len(x) // CODES):
-        if random is None and BITS == 8 and not TWOS_COMPLEMENT:
+        if len(random) == 0 and BITS == 8 and not TWOS_COMPLEMENT:
             word = word_of_fp8(x[CODES * j], x[CODES * j + 1], x[CODES * j + 2], x[CODES * j + 3], factor, MANTISSA_BITS)
         else:
-            codes = ()
-            for k in tl.static_range(CODES * j, CODES * j + CODES):
-                bits = None
-                if random is not None:
-                    bits = random[k]
-                codes = codes + (lane_codes(x[k], bits, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT),)
+            codes = tuple_of_codes(x, random, CODES * j, CODES, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
             if CODES_PER_BYTE == 1:
                 signs = word_of_bytes(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3], HIGH_BYTES) >> (8 - BITS)
                 word = word_of_bytes(codes[0], codes[1], codes[2], codes[3], LOW_BYTES) | (signs & (sign * 0x01010101))
             else:
-                pairs = ()
-                for k in tl.static_range(0, 8, 2):
-                    pairs = pairs + (two_nibbles(codes[k], codes[k + 1], x[8 * j + k], x[8 * j + k + 1], sign.to(tl.int16)),)
-                word = word_of_bytes(pairs[0], pairs[1], pairs[2], pairs[3], LOW_BYTES)
+                sign_bit = sign.to(tl.int16)
+                word = word_of_bytes(
+                    two_nibbles(codes[0], codes[1], x[8 * j], x[8 * j + 1], sign_bit),
+                    two_nibbles(codes[2], codes[3], x[8 * j + 2], x[8 * j + 3], sign_bit),
+                    two_nibbles(codes[4], codes[5], x[8 * j + 4], x[8 * j + 5], sign_bit),
+                    two_nibbles(codes[6], codes[7], x[8 * j + 6], x[8 * j + 7], sign_bit),
+                    LOW_BYTES,
+                )
         words = words + (word,)
     return words
+
+
+@triton.jit
+def tuple_of_codes(
+    x,
+    random,
+    FIRST: tl.constexpr,
+    COUNT: tl.constexpr,
+    factor,
+    limit,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
+):
+    """`lane_codes` of some elements of a tuple."""
+    codes = ()
+    for j in tl.static_range(FIRST, FIRST + COUNT):
+        bits = None
+        if len(random) > 0:
+            bits = random[j]
+        codes = codes + (lane_codes(x[j], bits, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT),)
+    return codes
 
 
 @triton.jit
@@ -103,18 +125,18 @@ def lane_codes(
 ):
     """The codes of |x| * factor, at most a limit; in two's complement they have the sign of x."""
     if random is not None:
-        code = round_to_code_stochastically(x, factor, limit, random.to(tl.int16), MANTISSA_BITS, EMIN, EMAX)
+        code = round_lanes_to_code_stochastically(x, factor, limit, random.to(tl.int16), MANTISSA_BITS, EMIN, EMAX)
     elif EMAX - EMIN < MOST_LINES:
-        code = round_to_code_by_lines(x, factor, limit, MANTISSA_BITS, EMIN, EMAX)
+        code = round_lanes_to_code_by_lines(x, factor, limit, MANTISSA_BITS, EMIN, EMAX)
     else:
-        code = round_to_code(x, factor, limit, MANTISSA_BITS, EMIN)
+        code = round_lanes_to_code(x, factor, limit, MANTISSA_BITS, EMIN)
     if TWOS_COMPLEMENT:
         code = negative_where(x, code)
     return code
 
 
 @triton.jit
-def round_to_code(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
+def round_lanes_to_code(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
     """`numerics.round_to_code`, with 128 for 2^23."""
     return tl.inline_asm_elementwise(
         """{
@@ -146,7 +168,7 @@ def round_to_code(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.conste
 
 
 @triton.jit
-def round_to_code_by_lines(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
+def round_lanes_to_code_by_lines(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
     """The same where there are few binades: before it is rounded, a code is the least of one line a binade, as it grows ever slower."""
     y = magnitude_times(x, factor)
     code = limit
@@ -190,7 +212,7 @@ def below_line(code, y, slope, offset):
 
 
 @triton.jit
-def round_to_code_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
+def round_lanes_to_code_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
     """As `lanes.round_lanes_stochastically` does it; what that has raised by a binade is a code of the first."""
     return tl.inline_asm_elementwise(
         """{

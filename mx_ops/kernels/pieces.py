@@ -180,6 +180,31 @@ def random_piece(
 
 
 @triton.jit
+def random_pieces(
+    seed_ptr,
+    place,
+    row,
+    group,
+    place_row,
+    place_length,
+    AXIS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS_INNERMOST: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """`random_piece` for all of them, as integers of a dtype; nothing where there is no axis."""
+    pieces = ()
+    if AXIS is not None:
+        seed, words = shared_words(seed_ptr, place, row, group, place_row, AXIS)
+        for j in tl.static_range(PIECES):
+            bits = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
+            pieces = pieces + (bits.to(DTYPE),)
+    return pieces
+
+
+@triton.jit
 def in_order(pieces, PER_GROUP: tl.constexpr):
     """Pieces in a new last axis; there are 2, 4 or 8."""
     if PER_GROUP == 8:

@@ -31,8 +31,7 @@ from .pieces import (
     in_order,
     load_pieces,
     matrix_axes,
-    random_piece,
-    shared_words,
+    random_pieces,
     store_codes,
     tile_axes,
     words_of_codes,
@@ -210,15 +209,8 @@ def quantize_pieces_kernel(
     tensor_scale = None
     if tensor_scale_ptr is not None:
         tensor_scale = usable(tl.load(tensor_scale_ptr))
-    randoms = None
-    if AXIS is not None:
-        seed, random_words = shared_words(seed_ptr, place, row, group, place_row, AXIS)
-        randoms = ()
-        for j in tl.static_range(PIECES):
-            random = random_piece(
-                j, seed, random_words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST
-            )
-            randoms = randoms + (random.to(tl.int16 if IN_LANES else tl.int32),)
+    INTEGER: tl.constexpr = tl.int16 if IN_LANES else tl.int32
+    randoms = random_pieces(seed_ptr, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, INTEGER)
     if IN_LANES:
         amax = amax_of_pieces_in_lanes(pieces, 1 if ROWS_INNERMOST else 2)
         scale, factor = lane_scales(amax, EMAX, THRESHOLD)
@@ -293,7 +285,7 @@ def quantize_across(
     elements, amax = load_lanes(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, 2, MASKED, WIDE)
     scale, factor = lane_scales(amax, EMAX, THRESHOLD)
     limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
-    words = words_in_lanes(elements, None, factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+    words = words_in_lanes(elements, (), factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
     CODES: tl.constexpr = 4 * CODES_PER_BYTE  # of a word
     row, word = matrix_axes(ROWS, BLOCKS * BLOCK // CODES, WIDE)
     pointer = elements_ptr.to(tl.pointer_type(tl.int32), bitcast=True) + (row * (elements_row // 4) + word * elements_length)

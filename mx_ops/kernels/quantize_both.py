@@ -29,8 +29,7 @@ from .pieces import (
     in_order,
     load_pieces,
     matrix_axes,
-    random_piece,
-    shared_words,
+    random_pieces,
     store_codes,
     tile_axes,
     words_of_codes,
@@ -126,13 +125,8 @@ def quantize_both_kernel(
     tensor_scale = None
     if tensor_scale_ptr is not None:
         tensor_scale = usable(tl.load(tensor_scale_ptr))
-    randoms = None
-    if AXIS is not None:
-        seed, shared = shared_words(seed_ptr, place, row, group, place_row, AXIS)
-        randoms = ()
-        for j in tl.static_range(PIECES):
-            random = random_piece(j, seed, shared, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, True)
-            randoms = randoms + (random.to(tl.int16 if IN_LANES else tl.int32),)
+    INTEGER: tl.constexpr = tl.int16 if IN_LANES else tl.int32
+    randoms = random_pieces(seed_ptr, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, True, INTEGER)
     if not IN_LANES:
         scale, factor = block_scales(amax_of_pieces(pieces, True), tensor_scale, THRESHOLD, EMAX, LARGEST)
     LINES: tl.constexpr = BLOCKS * BLOCK // PIECES  # of a piece: a line is a row of the blocks along the last dim
