@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pathlib
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from conftest import INTERPRETED
+
+import mx_ops
 
 OLD = torch.__version__ < "2.12"
 SCRIPT = pathlib.Path(__file__).with_name("gpu_code.py")
@@ -25,6 +28,24 @@ def start(interpreted: bool, *arguments: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert not [line for line in lines if line["wrong"]]
     return lines
+
+
+def device_names(file: pathlib.Path) -> list[str]:
+    """What a file defines for kernels: functions that Triton compiles, and constants."""
+    names = []
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and any("triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign) and "tl.constexpr(" in ast.unparse(node.value):
+            names += [name.id for name in ast.walk(node.targets[0]) if isinstance(name, ast.Name)]
+    return names
+
+
+def test_device_functions_have_names_of_their_own() -> None:
+    """No two files define one name for kernels: Inductor puts all that a kernel calls into one module."""
+    names = [name for file in (pathlib.Path(mx_ops.__file__).parent / "kernels").glob("*.py") for name in device_names(file)]
+    assert len(names) > 80
+    assert sorted(names) == sorted(set(names))
 
 
 if not INTERPRETED and not torch.cuda.is_available():  # where there is a GPU, test_fusion runs what is written for it
