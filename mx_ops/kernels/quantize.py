@@ -141,6 +141,46 @@ def quantize_kernel(
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
 
 
+@triton.jit
+def quantize_pieces(
+    pieces,
+    randoms,
+    tensor_scale,
+    THRESHOLD: tl.constexpr,
+    BITS: tl.constexpr,
+    CODES_PER_BYTE: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    LARGEST: tl.constexpr,
+    LARGEST_CODE: tl.constexpr,
+    NAN_CODE: tl.constexpr,
+    NAN_SCALE: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
+    IN_LANES: tl.constexpr,
+    ROWS_INNERMOST: tl.constexpr,
+):
+    """The scales of the blocks of a tile in pieces, and the words of its groups' codes."""
+    if IN_LANES:
+        amax = amax_of_pieces_in_lanes(pieces, 1 if ROWS_INNERMOST else 2)
+        scale, factor = lane_scales(amax, EMAX, THRESHOLD)
+        limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
+        words = words_in_lanes(pieces, randoms, factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+    else:
+        scale, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
+        codes = ()
+        for j in tl.static_range(PIECES):
+            random = None
+            if len(randoms) > 0:
+                random = randoms[j]
+            x = to_float32(pieces[j])
+            y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
+            code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
+            codes = codes + (tl.where(scale == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)),)
+        words = words_of_codes(codes, CODES_PER_BYTE)
+    return scale, words
+
+
 @triton.jit(**SIZES)
 def quantize_pieces_kernel(
     x_ptr,
@@ -211,23 +251,24 @@ def quantize_pieces_kernel(
         tensor_scale = usable(tl.load(tensor_scale_ptr))
     INTEGER: tl.constexpr = tl.int16 if IN_LANES else tl.int32
     randoms = random_pieces(seed_ptr, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, INTEGER)
-    if IN_LANES:
-        amax = amax_of_pieces_in_lanes(pieces, 1 if ROWS_INNERMOST else 2)
-        scale, factor = lane_scales(amax, EMAX, THRESHOLD)
-        limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
-        words = words_in_lanes(pieces, randoms, factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
-    else:
-        scale, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
-        codes = ()
-        for j in tl.static_range(PIECES):
-            random = None
-            if AXIS is not None:
-                random = randoms[j]
-            x = to_float32(pieces[j])
-            y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
-            code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-            codes = codes + (tl.where(scale == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)),)
-        words = words_of_codes(codes, CODES_PER_BYTE)
+    scale, words = quantize_pieces(
+        pieces,
+        randoms,
+        tensor_scale,
+        THRESHOLD,
+        BITS,
+        CODES_PER_BYTE,
+        MANTISSA_BITS,
+        EMIN,
+        EMAX,
+        LARGEST,
+        LARGEST_CODE,
+        NAN_CODE,
+        NAN_SCALE,
+        TWOS_COMPLEMENT,
+        IN_LANES,
+        ROWS_INNERMOST,
+    )
     COLUMNS: tl.constexpr = BLOCKS * BLOCK
     store_codes(
         elements_ptr,
@@ -247,56 +288,6 @@ def quantize_pieces_kernel(
     row, block = matrix_axes(ROWS, BLOCKS, WIDE)
     pointer = scales_ptr + (row * scales_row + block * scales_length)
     scale = by_rows(scale, ROWS, BLOCKS, ROWS_INNERMOST).to(tl.uint8)
-    if MASKED:
-        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left), eviction_policy="evict_last")
-    else:
-        tl.store(pointer, scale, eviction_policy="evict_last")
-
-
-@triton.jit
-def quantize_across(
-    x_ptr,
-    elements_ptr,
-    scales_ptr,
-    x_length,
-    x_row,
-    elements_length,
-    elements_row,
-    scales_length,
-    scales_row,
-    rows_left,
-    elements_left,
-    THRESHOLD: tl.constexpr,
-    BITS: tl.constexpr,
-    CODES_PER_BYTE: tl.constexpr,
-    MANTISSA_BITS: tl.constexpr,
-    EMIN: tl.constexpr,
-    EMAX: tl.constexpr,
-    LARGEST_CODE: tl.constexpr,
-    NAN_CODE: tl.constexpr,
-    TWOS_COMPLEMENT: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    ROWS: tl.constexpr,
-    MASKED: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """Quantize a tile whose blocks lie across memory, in lanes; the pointers are those of the tile."""
-    elements, amax = load_lanes(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, 2, MASKED, WIDE)
-    scale, factor = lane_scales(amax, EMAX, THRESHOLD)
-    limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
-    words = words_in_lanes(elements, (), factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
-    CODES: tl.constexpr = 4 * CODES_PER_BYTE  # of a word
-    row, word = matrix_axes(ROWS, BLOCKS * BLOCK // CODES, WIDE)
-    pointer = elements_ptr.to(tl.pointer_type(tl.int32), bitcast=True) + (row * (elements_row // 4) + word * elements_length)
-    words = tl.reshape(tl.permute(in_order(words, BLOCK // CODES), (1, 0, 2)), ROWS, BLOCKS * BLOCK // CODES)
-    if MASKED:
-        tl.store(pointer, words, mask=(row < rows_left) & (word * CODES < elements_left))
-    else:
-        tl.store(pointer, words)
-    row, block = matrix_axes(ROWS, BLOCKS, WIDE)
-    pointer = scales_ptr + (row * scales_row + block * scales_length)
-    scale = tl.trans(scale).to(tl.uint8)
     if MASKED:
         tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left), eviction_policy="evict_last")
     else:
@@ -355,34 +346,30 @@ def quantize_lanes_kernel(
 ):
     first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST, OUTER)
     rows_left, elements_left = left(first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
-    quantize_across(
-        x_ptr + (first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c),
-        elements_ptr
-        + (first // CODES_PER_BYTE * elements_length + first_row * elements_row + a * elements_a + b * elements_b + c * elements_c),
-        scales_ptr + (first // BLOCK * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c),
-        x_length,
-        x_row,
-        elements_length,
-        elements_row,
-        scales_length,
-        scales_row,
-        rows_left,
-        elements_left,
-        THRESHOLD,
-        BITS,
-        CODES_PER_BYTE,
-        MANTISSA_BITS,
-        EMIN,
-        EMAX,
-        LARGEST_CODE,
-        NAN_CODE,
-        TWOS_COMPLEMENT,
-        BLOCK,
-        BLOCKS,
-        ROWS,
-        MASKED,
-        WIDE,
-    )
+    x_ptr += first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c
+    elements_ptr += first // CODES_PER_BYTE * elements_length + first_row * elements_row + a * elements_a + b * elements_b + c * elements_c
+    scales_ptr += first // BLOCK * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c
+
+    elements, amax = load_lanes(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, 2, MASKED, WIDE)
+    scale, factor = lane_scales(amax, EMAX, THRESHOLD)
+    limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
+    words = words_in_lanes(elements, (), factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+    CODES: tl.constexpr = 4 * CODES_PER_BYTE  # of a word
+    row, word = matrix_axes(ROWS, BLOCKS * BLOCK // CODES, WIDE)
+    pointer = elements_ptr.to(tl.pointer_type(tl.int32), bitcast=True) + (row * (elements_row // 4) + word * elements_length)
+    words = tl.reshape(tl.permute(in_order(words, BLOCK // CODES), (1, 0, 2)), ROWS, BLOCKS * BLOCK // CODES)
+    if MASKED:
+        tl.store(pointer, words, mask=(row < rows_left) & (word * CODES < elements_left))
+    else:
+        tl.store(pointer, words)
+    # Each program writes but a few bytes of a row of scales: see `quantize_both`.
+    row, block = matrix_axes(ROWS, BLOCKS, WIDE)
+    pointer = scales_ptr + (row * scales_row + block * scales_length)
+    scale = tl.trans(scale).to(tl.uint8)
+    if MASKED:
+        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left), eviction_policy="evict_last")
+    else:
+        tl.store(pointer, scale, eviction_policy="evict_last")
 
 
 def find(

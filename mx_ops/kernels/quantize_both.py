@@ -8,23 +8,19 @@ from torch import Tensor
 
 from ..formats import Format
 from ..symbols import known
-from .lane_codes import bytes_in_lanes, code_bounds, words_in_lanes
-from .lanes import amax_of_lanes, amax_of_pieces_in_lanes, in_lanes, lane_scales
+from .lane_codes import bytes_in_lanes, code_bounds
+from .lanes import amax_of_lanes, in_lanes, lane_scales
 from .launch import Launch, launch, prepare
 from .numerics import (
     as_bits,
-    block_scales,
-    grid_exponent,
     round_to_code,
     scale_blocks,
-    scaled_down,
     signed_code,
     to_float32,
     usable,
 )
 from .pieces import (
     PIECES,
-    amax_of_pieces,
     by_rows,
     in_order,
     load_pieces,
@@ -32,9 +28,8 @@ from .pieces import (
     random_pieces,
     store_codes,
     tile_axes,
-    words_of_codes,
 )
-from .quantize import quantize
+from .quantize import quantize, quantize_pieces
 from .tiling import SIZES, Tile, View, left, places, plan, program_tile
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy: in float32 (and all the same of float32s) MXFP8 0.70
@@ -127,14 +122,11 @@ def quantize_both_kernel(
         tensor_scale = usable(tl.load(tensor_scale_ptr))
     INTEGER: tl.constexpr = tl.int16 if IN_LANES else tl.int32
     randoms = random_pieces(seed_ptr, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, True, INTEGER)
-    if not IN_LANES:
-        scale, factor = block_scales(amax_of_pieces(pieces, True), tensor_scale, THRESHOLD, EMAX, LARGEST)
     LINES: tl.constexpr = BLOCKS * BLOCK // PIECES  # of a piece: a line is a row of the blocks along the last dim
     BYTES: tl.constexpr = ROWS // CODES_PER_BYTE
     line, byte = matrix_axes(LINES, BYTES, WIDE)
     # Said to be as contiguous as x's elements are in a thread, codes are stored from where they are made.
     byte = tl.max_contiguous(byte, [1, 128 // x_ptr.dtype.element_ty.primitive_bitwidth // CODES_PER_BYTE])
-    codes = ()
     scales = ()
     for j in tl.static_range(PIECES):
         x = tl.reshape(pieces[j], LINES, ROWS // BLOCK, BLOCK)
@@ -156,14 +148,6 @@ def quantize_both_kernel(
             else:
                 first, second = tl.split(tl.reshape(code, LINES, ROWS // BLOCK, BLOCK // 2, 2))
                 stored = (first | (second << BITS)).to(tl.uint8)
-
-            random = None
-            if AXIS is not None:
-                random = randoms[j]
-            x = to_float32(pieces[j])
-            y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
-            code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-            codes = codes + (tl.where(scale == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)),)
         scales = scales + (along.to(tl.uint8),)
         pointer = elements_ptr + j * elements_length + (line * (PIECES * elements_length) + byte)
         stored = tl.reshape(stored, LINES, BYTES)
@@ -182,13 +166,25 @@ def quantize_both_kernel(
         tl.store(pointer, stored, mask=(line < elements_left) & (block * BLOCK < rows_left), eviction_policy="evict_last")
     else:
         tl.store(pointer, stored, eviction_policy="evict_last")
-    if IN_LANES:
-        amax = amax_of_pieces_in_lanes(pieces, 1)
-        scale, factor = lane_scales(amax, EMAX, THRESHOLD)
-        limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
-        words = words_in_lanes(pieces, randoms, factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
-    else:
-        words = words_of_codes(codes, CODES_PER_BYTE)
+
+    scale, words = quantize_pieces(
+        pieces,
+        randoms,
+        tensor_scale,
+        THRESHOLD,
+        BITS,
+        CODES_PER_BYTE,
+        MANTISSA_BITS,
+        EMIN,
+        EMAX,
+        LARGEST,
+        LARGEST_CODE,
+        NAN_CODE,
+        NAN_SCALE,
+        TWOS_COMPLEMENT,
+        IN_LANES,
+        True,
+    )
     COLUMNS: tl.constexpr = BLOCKS * BLOCK
     store_codes(across_ptr, words, across_row, 1, rows_left, elements_left, CODES_PER_BYTE, True, ROWS, COLUMNS, True, MASKED, WIDE)
     row, block = matrix_axes(ROWS, BLOCKS, WIDE)
