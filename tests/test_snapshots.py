@@ -119,9 +119,9 @@ aten.linear.default()""",
             self.assertExpectedInline(
                 print_ops(backend.fw_graphs[0].graph),
                 """\
-aten::__lshift__.Scalar aten::__rshift__.Scalar aten::add.Tensor aten::amax aten::as_strided
-aten::bitwise_and.Scalar aten::bitwise_or.Tensor aten::clamp aten::clamp_max aten::clamp_min aten::copy
-aten::empty_like aten::eq.Scalar aten::ge.Scalar aten::minimum aten::mul.Tensor aten::permute
+aten::__lshift__.Scalar aten::__rshift__.Scalar aten::_to_copy aten::abs aten::add.Tensor aten::amax
+aten::as_strided aten::bitwise_and.Scalar aten::bitwise_or.Tensor aten::clamp aten::clamp_max aten::clamp_min
+aten::copy aten::empty_like aten::eq.Scalar aten::ge.Scalar aten::minimum aten::mul.Tensor aten::permute
 aten::rsub.Scalar aten::scalar_tensor aten::sub.Tensor aten::view aten::view.dtype aten::where.self""",
             )
             self.assertExpectedInline(print_ops(backend.bw_graphs[0].graph), """aten::mul.Tensor""")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .lanes import MANTISSA, is_nan, lane
+from .lanes import is_nan, lane
 
 BITS_OF_128 = tl.constexpr(0x4300)  # the bfloat16 whose last mantissa bit is worth 1: added to it, a code stands in its low bits
 MOST_LINES = tl.constexpr(3)
@@ -20,7 +20,7 @@ LOW_BYTES, HIGH_BYTES = tl.constexpr(0x6240), tl.constexpr(0x7351)  # of two wor
 def code_bounds(amax, BITS: tl.constexpr, LARGEST_CODE: tl.constexpr, NAN_CODE: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
     """The largest code of blocks with these largest magnitudes, in lanes, and the sign bit of a code."""
     SIGN_BIT: tl.constexpr = 0 if TWOS_COMPLEMENT else 1 << (BITS - 1)
-    largest = tl.where(is_nan(amax), BITS_OF_128 + NAN_CODE, BITS_OF_128 + LARGEST_CODE)
+    largest = tl.where(is_nan(amax), BITS_OF_128.value + NAN_CODE, BITS_OF_128.value + LARGEST_CODE)
     return largest.to(tl.int16), tl.where(is_nan(amax), 0, SIGN_BIT)
 
 
@@ -156,10 +156,10 @@ def round_lanes_to_code(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.
             x,
             factor,
             limit,
-            lane((EMIN + 127) << MANTISSA),
-            lane((127 + MANTISSA_BITS + 127) << MANTISSA),
-            lane(BITS_OF_128 - ((EMIN + 127) << MANTISSA_BITS)),
-            tl.full([], MANTISSA - MANTISSA_BITS, tl.int32),
+            lane((EMIN + 127) << 7),
+            lane((127 + MANTISSA_BITS + 127) << 7),
+            lane(BITS_OF_128.value - ((EMIN + 127) << MANTISSA_BITS)),
+            tl.full([], 7 - MANTISSA_BITS, tl.int32),
         ],
         dtype=tl.int16,
         is_pure=True,
@@ -173,7 +173,7 @@ def round_lanes_to_code_by_lines(x, factor, limit, MANTISSA_BITS: tl.constexpr, 
     y = magnitude_times(x, factor)
     code = limit
     for k in tl.static_range(EMAX - EMIN + 1):
-        code = below_line(code, y, lane((127 + MANTISSA_BITS - EMIN - k) << MANTISSA), lane(BITS_OF_128 + (k << MANTISSA_BITS)))
+        code = below_line(code, y, lane((127 + MANTISSA_BITS - EMIN - k) << 7), lane(BITS_OF_128.value + (k << MANTISSA_BITS)))
     return code
 
 
@@ -248,10 +248,10 @@ def round_lanes_to_code_stochastically(x, factor, limit, random, MANTISSA_BITS: 
             tl.full([], (EMIN + 127) << 23, tl.int32),  # 2^emin, and the odd half above it
             tl.full([], ((EMIN + 127) << 23) + (1 << (6 - MANTISSA_BITS)), tl.int32),
             tl.full([], 1 << (7 - MANTISSA_BITS), tl.int32),
-            lane(-(1 << (MANTISSA - MANTISSA_BITS))),
-            lane(BITS_OF_128 - ((EMIN + 126) << MANTISSA_BITS)),
-            lane((EMAX + 129) << MANTISSA),  # all quotients but NaN are less, and its code is above all others
-            tl.full([], MANTISSA - MANTISSA_BITS, tl.int32),
+            lane(-(1 << (7 - MANTISSA_BITS))),
+            lane(BITS_OF_128.value - ((EMIN + 126) << MANTISSA_BITS)),
+            lane((EMAX + 129) << 7),  # all quotients but NaN are less, and its code is above all others
+            tl.full([], 7 - MANTISSA_BITS, tl.int32),
         ],
         dtype=tl.int16,
         is_pure=True,

@@ -33,7 +33,6 @@ from .pieces import PIECES, matrix_axes
 
 CAPABILITY = (9, 0)
 LONGEST_BLOCK = 32  # of which a thread holds two or four
-MANTISSA = tl.constexpr(7)
 
 
 def in_lanes(x: Tensor) -> bool:
@@ -48,14 +47,14 @@ def has_lanes(device: torch.device) -> bool:
 
 @triton.jit
 def lane(bits: tl.constexpr):
-    """A constant for every lane."""
-    return tl.full([], bits, tl.int16)
+    """A constant for every lane, of 16 bits."""
+    return tl.full([], bits if bits < 0x8000 else bits - 0x10000, tl.int16)
 
 
 @triton.jit
 def lane_bits(value):
     """The bits of float32s that bfloat16 can hold."""
-    return value.to(tl.bfloat16).to(tl.int16, bitcast=True)
+    return from_float32(value, tl.bfloat16).to(tl.int16, bitcast=True)
 
 
 @triton.jit
@@ -152,12 +151,12 @@ def magnitude_of(x):
 @triton.jit
 def lane_scales(amax, EMAX: tl.constexpr, THRESHOLD: tl.constexpr):
     """`numerics.block_scales` by the bits of bfloat16s: bytes, and inverse scales, which are NaN where the scale is."""
-    exponent = (amax + ((0x7FFFFF - THRESHOLD) >> 16)) >> MANTISSA
+    exponent = (amax + ((0x7FFFFF - THRESHOLD) >> 16)) >> 7
     if EMAX == 0:
-        exponent = tl.where(amax < 1 << MANTISSA, (amax + ((0x7FFFFF - ((THRESHOLD + (1 << 23)) >> 1)) >> 16)) >> MANTISSA, exponent)
+        exponent = tl.where(amax < 1 << 7, (amax + ((0x7FFFFF - ((THRESHOLD + (1 << 23)) >> 1)) >> 16)) >> 7, exponent)
         exponent = tl.minimum(exponent, 254)
     byte = tl.maximum(exponent - EMAX, 0)
-    inverse = tl.where(is_nan(amax), 0x7FC0, tl.maximum((254 - byte) << MANTISSA, 0x40))
+    inverse = tl.where(is_nan(amax), 0x7FC0, tl.maximum((254 - byte) << 7, 0x40))
     return tl.where(is_nan(amax), 255, byte), inverse.to(tl.int16).to(tl.bfloat16, bitcast=True)
 
 
@@ -183,8 +182,8 @@ def fake_quant_lanes(
     """What elements of blocks with these scales become. Under a tensor's scale they are quotients, for which there are no lanes."""
     limit = tl.minimum(element_limit(byte, tensor_scale, DTYPE_MAX), LARGEST)
     if tensor_scale is None:
-        rounded = round_lanes(x, factor.to(tl.bfloat16), lane_bits(limit), random, MANTISSA_BITS, EMIN)
-        return scale_up(rounded, scale_value(byte).to(tl.bfloat16), x, TWOS_COMPLEMENT)
+        rounded = round_lanes(x, from_float32(factor, tl.bfloat16), lane_bits(limit), random, MANTISSA_BITS, EMIN)
+        return scale_up(rounded, from_float32(scale_value(byte), tl.bfloat16), x, TWOS_COMPLEMENT)
     else:
         x = to_float32(x)
         y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
@@ -218,7 +217,7 @@ def round_lanes_to_nearest(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: 
         min.u16x2 $0, rounded, $3;
         }""",
         "=r,r,r,r,r,r",
-        [x, factor, limit, lane((EMIN + 127) << MANTISSA), lane((MANTISSA - MANTISSA_BITS) << MANTISSA)],
+        [x, factor, limit, lane((EMIN + 127) << 7), lane((7 - MANTISSA_BITS) << 7)],
         dtype=tl.int16,
         is_pure=True,
         pack=2,
@@ -263,8 +262,8 @@ def round_lanes_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.const
             tl.full([], (EMIN + 127) << 23, tl.int32),  # 2^emin, and the odd half above it
             tl.full([], ((EMIN + 127) << 23) + (1 << (6 - MANTISSA_BITS)), tl.int32),
             tl.full([], 1 << (7 - MANTISSA_BITS), tl.int32),
-            lane(-(1 << (MANTISSA - MANTISSA_BITS))),
-            lane(((EMIN + 127) << MANTISSA) - 0x8000),  # -2^emin
+            lane(-(1 << (7 - MANTISSA_BITS))),
+            lane(((EMIN + 127) << 7) - 0x8000),  # -2^emin
         ],
         dtype=tl.int16,
         is_pure=True,

@@ -1,0 +1,99 @@
+"""bfloat16 two at a time gives the reference's bits: the kernels in lanes, interpreted, with their PTX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import INTERPRETED
+from helpers import ALL_FORMATS, assert_same, wild
+from torch import Tensor
+
+from mx_ops import library
+
+
+def every_bfloat16() -> Tensor:
+    """All of them, in blocks of their like, so that most blocks hold no NaN; each block once more, with other signs, as it comes."""
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).view(2, 2**15)
+    by_magnitude = bits.t().reshape(256, 256)
+    return by_magnitude[torch.randperm(256, generator=torch.Generator().manual_seed(1))]
+
+
+def data() -> dict[str, Tensor]:
+    """bfloat16s in shapes that are whole tiles, whole blocks, or neither."""
+    special = wild((64, 64), torch.bfloat16)
+    special[3, 5], special[40, 7], special[9, 60] = float("inf"), float("nan"), float("-inf")
+    return {
+        "every": every_bfloat16(),
+        "special": special,
+        "whole blocks": wild((96, 72), torch.bfloat16, dim=0),
+        "odd": wild((33, 42), torch.bfloat16),
+        "short": wild((1, 6), torch.bfloat16),
+    }
+
+
+CASES = [(name, None) for name in data()] + [(name, 2**40 + 3) for name in ("special", "whole blocks", "odd")]
+
+
+@pytest.fixture
+def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Kernels take lanes, and Triton's interpreter their PTX; how often it did."""
+    import ptx
+    from triton.runtime import interpreter
+
+    from mx_ops.kernels import lanes
+
+    runs = {"count": 0}
+    numpy_types = {"int16": np.int16, "int32": np.int32, "uint8": np.uint8, "bf16": np.uint16}
+
+    class Results(list):
+        """What Triton's frontend takes results from."""
+
+        get_result = list.__getitem__
+
+    def create_inline_asm(builder: Any, asm: str, constraints: str, values: list, types: list, is_pure: bool, pack: int) -> Results:
+        runs["count"] += 1
+        dtypes = [np.dtype(numpy_types[kind.scalar.name]) for kind in types]
+        arrays = ptx.run(asm, constraints, [value.data for value in values], dtypes, pack)
+        return Results(interpreter.TensorHandle(array, kind.scalar) for array, kind in zip(arrays, types))
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
+    monkeypatch.setattr(lanes, "has_lanes", lambda device: True)
+    return runs
+
+
+def by_reference(monkeypatch: pytest.MonkeyPatch, op: Any, *args: Any, **kwargs: Any) -> Any:
+    """A call without kernels."""
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "kernels_for", lambda device_type: None)
+        return op(*args, **kwargs)
+
+
+if INTERPRETED:
+
+    @pytest.mark.filterwarnings("ignore:overflow")  # of quotients, which saturate
+    @pytest.mark.parametrize(("name", "seed"), CASES)
+    @pytest.mark.parametrize("format", ALL_FORMATS)
+    def test_lanes_give_the_reference_s_bits(
+        name: str, format: str, seed: int | None, in_lanes: dict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Every op in every format, along both dims, nearest and stochastic; of all bfloat16s, NaN blocks, odd shapes."""
+        x = data()[name]
+        row = library.FORMATS[format]
+        given = None if seed is None else torch.tensor([seed])
+        scale = torch.tensor([0.0371]) if row.has_tensor_scale else None
+        mode = "even" if row.scale_modes and name == "odd" else None
+        calls: list[tuple[Any, dict[str, Any]]] = []
+        if not row.divides or seed is None:
+            calls += [(torch.ops.mx.fake_quant, {"dim": dim}) for dim in (0, 1)]
+        if not row.divides:
+            calls += [(torch.ops.mx.quantize, {"dim": dim}) for dim in (0, 1) if x.shape[dim] % row.codes_per_byte == 0]
+            calls += [(torch.ops.mx.quantize_both, {})] if all(size % row.codes_per_byte == 0 for size in x.shape) else []
+        for op, kwargs in calls:
+            have = op(x, format, given, scale, scale_mode=mode, **kwargs)
+            want = by_reference(monkeypatch, op, x, format, given, scale, scale_mode=mode, **kwargs)
+            for one, other in zip(have, want) if isinstance(have, tuple) else [(have, want)]:
+                assert_same(one, other)
+        assert in_lanes["count"] > 0 or row.divides  # whose elements are quotients
