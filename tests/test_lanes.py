@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import INTERPRETED
-from helpers import ALL_FORMATS, assert_same, wild
+from helpers import ALL_FORMATS, FORMATS, assert_same, wild
 from torch import Tensor
 
-from mx_ops import library
+from mx_ops import library, reference
+
+if INTERPRETED:
+    import triton
+    import triton.language as tl
+
+    from mx_ops.kernels import lane_codes, lanes
 
 
 def every_bfloat16() -> Tensor:
@@ -42,8 +48,6 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Kernels take lanes, and Triton's interpreter their PTX; how often it did."""
     import ptx
     from triton.runtime import interpreter
-
-    from mx_ops.kernels import lanes
 
     runs = {"count": 0}
     numpy_types = {"int16": np.int16, "int32": np.int32, "uint8": np.uint8, "bf16": np.uint16}
@@ -97,3 +101,42 @@ if INTERPRETED:
             for one, other in zip(have, want) if isinstance(have, tuple) else [(have, want)]:
                 assert_same(one, other)
         assert in_lanes["count"] > 0 or row.divides  # whose elements are quotients
+
+    @triton.jit
+    def round_all(
+        x_ptr,
+        random_ptr,
+        values_ptr,
+        codes_ptr,
+        largest: tl.constexpr,
+        largest_code: tl.constexpr,
+        mantissa_bits: tl.constexpr,
+        emin: tl.constexpr,
+        emax: tl.constexpr,
+    ) -> None:
+        """Round by random bits, under a scale of 1."""
+        i = tl.arange(0, 2**15)
+        x, random = tl.load(x_ptr + i), tl.load(random_ptr + i)
+        one = lanes.lane(0x3F80).to(tl.bfloat16, bitcast=True)
+        limit = lanes.lane_bits(tl.full([], largest, tl.float32))
+        tl.store(values_ptr + i, lanes.round_lanes(x, one, limit, random, mantissa_bits, emin))
+        tl.store(codes_ptr + i, lane_codes.lane_codes(x, random, one, lanes.lane(0x4300 + largest_code), mantissa_bits, emin, emax, False))
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> None:
+        """Each bfloat16 up to the format's largest number, by the random bits at which it is decided: values and codes."""
+        row = library.FORMATS[format]
+        magnitude = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+        x = torch.where(magnitude <= row.largest, magnitude, row.largest)
+        y = x.to(torch.float32)
+        exponent = reference.grid_exponent(y.view(torch.int32), row)
+        step = exponent.view(torch.float32).to(torch.float64) * 2.0**-row.mantissa_bits
+        units = torch.floor(y / step * 2**17).to(torch.int32) % 2**17
+        upwards = (2**17 - units) // 2  # the first random bits that round up
+        for random in (upwards, upwards - 1, torch.zeros_like(units), torch.full_like(units, 2**16 - 1)):
+            random = random.clamp(0, 2**16 - 1)
+            values, codes = torch.empty(2**15, dtype=torch.int16), torch.empty(2**15, dtype=torch.int16)
+            numbers = (row.largest, row.largest_code, row.mantissa_bits, row.emin, row.emax)
+            round_all[(1,)](x, random.to(torch.int16), values, codes, *numbers)
+            assert_same(values.view(torch.bfloat16), reference.round_to_value(y, exponent, random, row).to(torch.bfloat16))
+            assert_same(codes & 0xFF, reference.round_to_code(y, exponent, random, row))
