@@ -475,12 +475,14 @@ def dequantize(
 ) -> None:
     """Fill out with the values of codes."""
     tensor_scale = None if tensor_scale is None else usable(tensor_scale)
+    eager = not traced and out.device.type == "cpu" and out.numel() > 0
+    looked_up = eager and tensor_scale is None and not _saturates(scales, fmt, out.dtype)
 
     def work(piece: tuple[slice, ...] | None) -> None:
         packed = _part(elements, piece, dim, fmt.codes_per_byte)
         byte = _part(scales, piece, dim, block_size).to(torch.int32)
         part = _part(out, piece, dim)
-        if piece is not None and tensor_scale is None and not _saturates(byte, fmt, out.dtype):
+        if looked_up:
             part.copy_(_unblocks(_blocks(_look_up(packed, fmt), block_size).mul_(scale_value(byte).unsqueeze(-1)), part.shape[-1]))
             return
         codes = _blocks(unpack(packed.to(torch.int32), fmt), block_size)
@@ -496,12 +498,12 @@ def dequantize(
         _, whole = groups(part.shape[-1], block_size)
         part.copy_(value.flatten(-2) if whole else _unblocks(value, part.shape[-1]))
 
-    _share_out(work, _pieces(out, dim, block_size, traced, times=2))  # of half the intermediates
+    _share_out(work, _pieces(out, dim, block_size, traced, times=2 if looked_up else 1))  # of half the intermediates
 
 
-def _saturates(byte: Tensor, fmt: Format, dtype: torch.dtype) -> bool:
+def _saturates(scales: Tensor, fmt: Format, dtype: torch.dtype) -> bool:
     """Whether in some block a code times the scale may be beyond a dtype's range, or the scale is NaN; MXINT8's -128, too, which is -2."""
-    return bool(largest_quotient(byte.amax(), dtype) < 2.0 ** (fmt.emax + 1))
+    return bool(largest_quotient(scales.amax().to(torch.int32), dtype) < 2.0 ** (fmt.emax + 1))
 
 
 def _look_up(packed: Tensor, fmt: Format) -> Tensor:

@@ -16,7 +16,7 @@ ROWS, COLUMNS, SPARE_MB = 8192, 4096, 64
 # In a fresh process, whose first call, of a small tensor, brings in what any call does. VmHWM is its peak, VmRSS what it has now;
 # getrusage would give the peak of the process that it was forked from, if that was higher.
 CODE = """
-import torch, mx_ops
+import ctypes, torch, mx_ops
 def memory(field):
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(field))
 def call(x):
@@ -25,6 +25,7 @@ x = torch.empty({rows}, {columns}, dtype=torch.bfloat16)
 for row in x:
     row.normal_()
 torch.ops.mx.fake_quant(x[:256], "mxfp4", torch.tensor([1]))
+ctypes.CDLL(None).malloc_trim(0)  # what it freed is not to be found later
 before = memory("VmRSS")
 y = call(x)
 print(memory("VmHWM") - before)
