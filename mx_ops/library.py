@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
-from .symbols import groups, known
+from .symbols import check, groups, known
 
 library = torch.library.Library("mx", "DEF")
 
@@ -185,7 +185,7 @@ def check_codes(elements: Tensor, scales: Tensor, tensor_scale: Tensor | None, r
         raise TypeError(f"dtype is {dtype}; it may be {', '.join(map(str, DTYPES))}")
     shape = list(elements.shape)
     shape[rule.dim] = count_blocks(shape[rule.dim] * rule.fmt.codes_per_byte, rule)
-    torch._check_value(
+    check(
         scales.ndim == elements.ndim and all(have == want for have, want in zip(scales.shape, shape)),
         lambda: (
             f"scales of shape {tuple(scales.shape)} do not fit elements of shape {tuple(elements.shape)}: {rule.fmt.name} in blocks"
@@ -239,14 +239,13 @@ def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> 
 def empty_codes(x: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     """Elements and scales for x. Raises ValueError where its length does not fill whole bytes."""
     length, per_byte = x.shape[rule.dim], rule.fmt.codes_per_byte
-    if not known(length % per_byte == 0):  # of what is known the check itself takes a tenth of a small call
-        torch._check_value(
-            length % per_byte == 0,
-            lambda: (
-                f"{rule.fmt.name} packs {per_byte} elements a byte, so the length {length} of dim {rule.dim} must be even: pad the input,"
-                " or use fake_quant, which takes any length"
-            ),
-        )
+    check(
+        length % per_byte == 0,
+        lambda: (
+            f"{rule.fmt.name} packs {per_byte} elements a byte, so the length {length} of dim {rule.dim} must be even: pad the input,"
+            " or use fake_quant, which takes any length"
+        ),
+    )
     elements = empty_blocked(x, rule, length // per_byte, torch.uint8)
     return elements, empty_blocked(x, rule, count_blocks(length, rule), torch.uint8)
 
@@ -567,10 +566,10 @@ def swizzle_scales(scales) -> Call:
 @op("unswizzle_scales(Tensor swizzled, SymInt rows, SymInt columns) -> Tensor", batching=batch_matrices)
 def unswizzle_scales(swizzled, rows, columns) -> Call:
     check_scales(swizzled, "swizzled scales", "unswizzle_scales")
-    torch._check_value(rows >= 0 and columns >= 0, lambda: f"{rows} rows and {columns} columns: sizes may not be negative")
+    check(rows >= 0 and columns >= 0, lambda: f"{rows} rows and {columns} columns: sizes may not be negative")
     *outer, have_rows, have_columns = swizzled.shape
     tiles = -(-rows // TILE[0]), -(-columns // TILE[1])
-    torch._check_value(
+    check(
         have_rows == tiles[0] * TILE[0] and have_columns == tiles[1] * TILE[1],
         lambda: (
             f"swizzled scales of shape {tuple(swizzled.shape)} do not hold {rows} rows and {columns} columns: those fill"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -16,6 +18,12 @@ def known(condition: bool | torch.SymBool) -> bool:
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return statically_known_true(condition)
+
+
+def check(condition: bool | torch.SymBool, message: Callable[[], str]) -> None:
+    """Raises ValueError where a condition on sizes does not hold. torch's own check first imports sympy, which takes two seconds."""
+    if not known(condition):
+        torch._check_value(condition, message)
 
 
 def groups(length: int, size: int) -> tuple[int, bool]:

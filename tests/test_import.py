@@ -59,6 +59,20 @@ print(torch.cuda.is_initialized())
     assert run(code).splitlines() == ["[]", "False"]
 
 
+def test_first_calls_import_nothing_heavy() -> None:
+    """What sizes allow is checked without sympy, which takes longer to import than a kernel to compile."""
+    code = """
+import sys, torch, mx_ops
+elements, scales = torch.ops.mx.quantize(torch.ones(64, 64), "mxfp4")
+torch.ops.mx.dequantize(elements, scales, "mxfp4")
+mx_ops.fake_quant(torch.ones(64, 64), "mxfp4")
+torch.ops.mx.quantize_both(torch.ones(64, 64), "mxfp4")
+torch.ops.mx.unswizzle_scales(torch.ops.mx.swizzle_scales(torch.zeros(4, 8, dtype=torch.uint8)), 4, 8)
+print([name for name in ("sympy", "torch._dynamo", "torch._inductor") if name in sys.modules])
+"""
+    assert run(code).strip() == "[]"
+
+
 def test_all_is_complete() -> None:
     """__all__ lists every public name and the settings, sorted, and each has a docstring or is data."""
     public = {name for name, value in vars(mx_ops).items() if not name.startswith("_") and type(value).__name__ != "module"}
