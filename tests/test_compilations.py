@@ -71,6 +71,7 @@ OTHERS: dict[str, tuple[list[Shape], int, int]] = {
     "even lengths": ([(4096, n) for n in range(1024, 1424, 2)], -1, 9),
     "lengths, dim 0": ([(n, 4096) for n in range(256, 656, 2)], 0, 12),
     "whole blocks, dim 0": ([(32 * n, 4096) for n in range(1, 200)], 0, 4),
+    "large, dim 0": ([(128 * n, 16384) for n in range(1, 40)], 0, 2),
     "batch, whole blocks, dim 1": ([(batch, 32 * n, 4096) for batch in range(1, 8) for n in range(4, 24)], 1, 4),
 }
 

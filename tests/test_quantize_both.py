@@ -47,6 +47,13 @@ def test_it_is_two_calls(shape: tuple[int, ...], format: str, dtype: torch.dtype
     check(x, format, torch.tensor([-(2**40) - 3], device=device) if seeded else None)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_large_tensors(format: str, device: str) -> None:
+    """On a GPU, 2^25 elements, from where on tiles may be larger; of rows that fill those, and rows that do not."""
+    for rows in (4096, 4160) if device == "cuda" else (256, 320):
+        check(wild((rows, 2 * rows), torch.bfloat16).to(device), format)
+
+
 @pytest.mark.parametrize("block_size", [16, 64, 128, 256])
 def test_every_block_size(block_size: int, device: str) -> None:
     """Those for which a tile is too small are two reads."""

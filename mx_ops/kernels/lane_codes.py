@@ -1,7 +1,8 @@
 """quantize for bfloat16 two at a time: the codes, and the bytes and words that they become.
 
-A code is made in the low byte of its lane. NaN blocks need no care of their own: their factor is NaN, so every quotient is, and a
-NaN's bits are above those of all numbers, so that the limit is what is left; they have no sign.
+A code is made in the low byte of its lane. Of NaN blocks, whose factors are NaN, the codes of formats that have none for NaN are not kept:
+a word of them is masked, once. FP8's need no care of their own: every quotient is NaN, whose bits are above those of all numbers, so that
+the limit is what is left.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..formats import Format
 from .lanes import is_nan, lane
 
 BITS_OF_128 = tl.constexpr(0x4300)  # the bfloat16 whose last mantissa bit is worth 1: added to it, a code stands in its low bits
@@ -16,12 +18,24 @@ MOST_LINES = tl.constexpr(3)
 LOW_BYTES, HIGH_BYTES = tl.constexpr(0x6240), tl.constexpr(0x7351)  # of two words of lanes: lane by lane, one of each
 
 
+def converts(fmt: Format) -> bool:
+    """Whether the GPU's own conversion rounds to nearest in a format: it does to FP8."""
+    return fmt.bits == 8 and not fmt.twos_complement
+
+
 @triton.jit
-def code_bounds(amax, BITS: tl.constexpr, LARGEST_CODE: tl.constexpr, NAN_CODE: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
-    """The largest code of blocks with these largest magnitudes, in lanes, and the sign bit of a code."""
-    SIGN_BIT: tl.constexpr = 0 if TWOS_COMPLEMENT else 1 << (BITS - 1)
-    largest = tl.where(is_nan(amax), BITS_OF_128.value + NAN_CODE, BITS_OF_128.value + LARGEST_CODE)
-    return largest.to(tl.int16), tl.where(is_nan(amax), 0, SIGN_BIT)
+def bytes_of(bits: tl.constexpr):
+    """A word of four such bytes."""
+    return tl.full([], bits * 0x01010101 - (bits // 128 << 32), tl.int32)
+
+
+@triton.jit
+def code_bounds(amax, LARGEST_CODE: tl.constexpr, NAN_CODE: tl.constexpr):
+    """The largest code of blocks with these largest magnitudes, in lanes, and the bits of a word of codes that are kept."""
+    limit = lane(BITS_OF_128.value + LARGEST_CODE)
+    if NAN_CODE != 0:
+        limit = tl.where(is_nan(amax), lane(BITS_OF_128.value + NAN_CODE), limit)
+    return limit, tl.where(is_nan(amax), bytes_of(NAN_CODE), -1)
 
 
 @triton.jit
@@ -30,7 +44,7 @@ def words_in_lanes(
     random,
     factor,
     limit,
-    sign,
+    kept,
     BITS: tl.constexpr,
     CODES_PER_BYTE: tl.constexpr,
     MANTISSA_BITS: tl.constexpr,
@@ -47,17 +61,19 @@ def words_in_lanes(
         else:
             codes = tuple_of_codes(x, random, CODES * j, CODES, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
             if CODES_PER_BYTE == 1:
-                signs = word_of_bytes(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3], HIGH_BYTES) >> (8 - BITS)
-                word = word_of_bytes(codes[0], codes[1], codes[2], codes[3], LOW_BYTES) | (signs & (sign * 0x01010101))
+                word = word_of_bytes(codes[0], codes[1], codes[2], codes[3], LOW_BYTES)
+                if not TWOS_COMPLEMENT:
+                    signs = word_of_bytes(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3], HIGH_BYTES) >> (8 - BITS)
+                    word |= signs & bytes_of(1 << (BITS - 1))
             else:
-                sign_bit = sign.to(tl.int16)
                 word = word_of_bytes(
-                    two_nibbles(codes[0], codes[1], x[8 * j], x[8 * j + 1], sign_bit),
-                    two_nibbles(codes[2], codes[3], x[8 * j + 2], x[8 * j + 3], sign_bit),
-                    two_nibbles(codes[4], codes[5], x[8 * j + 4], x[8 * j + 5], sign_bit),
-                    two_nibbles(codes[6], codes[7], x[8 * j + 6], x[8 * j + 7], sign_bit),
+                    two_nibbles(codes[0], codes[1], x[8 * j], x[8 * j + 1]),
+                    two_nibbles(codes[2], codes[3], x[8 * j + 2], x[8 * j + 3]),
+                    two_nibbles(codes[4], codes[5], x[8 * j + 4], x[8 * j + 5]),
+                    two_nibbles(codes[6], codes[7], x[8 * j + 6], x[8 * j + 7]),
                     LOW_BYTES,
                 )
+            word &= kept
         words = words + (word,)
     return words
 
@@ -91,7 +107,7 @@ def bytes_in_lanes(
     random,
     factor,
     limit,
-    sign,
+    kept,
     BITS: tl.constexpr,
     CODES_PER_BYTE: tl.constexpr,
     MANTISSA_BITS: tl.constexpr,
@@ -105,11 +121,11 @@ def bytes_in_lanes(
     else:
         codes = lane_codes(x, random, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
         if CODES_PER_BYTE == 1:
-            return low_bytes(codes, x, sign.to(tl.int8), BITS)
+            return low_bytes(codes, x, kept.to(tl.int8), BITS, TWOS_COMPLEMENT)
         else:
-            codes = with_sign_bit(codes, x, sign.to(tl.int16))
+            codes = with_sign_bit(codes, x)
             first, second = tl.split(tl.reshape(codes, codes.shape[0], codes.shape[1], codes.shape[2] // 2, 2))
-            return bytes_of_nibbles(first, second)
+            return bytes_of_nibbles(first, second, kept.to(tl.int8))
 
 
 @triton.jit
@@ -172,7 +188,11 @@ def round_lanes_to_code_by_lines(x, factor, limit, MANTISSA_BITS: tl.constexpr, 
     """The same where there are few binades: before it is rounded, a code is the least of one line a binade, as it grows ever slower."""
     y = magnitude_times(x, factor)
     code = limit
-    for k in tl.static_range(EMAX - EMIN + 1):
+    if MANTISSA_BITS == 1:
+        # Of the last binade, which has two codes, the line may be another through their midpoint, or by less than an ulp above it: one that
+        # stays under the largest code and a half up to 2^(emax + 1), beyond all quotients. It needs no limit.
+        code = line(y, lane(((125 - EMAX) << 7) + 0x4C), lane(BITS_OF_128.value + ((EMAX - EMIN + 1) << MANTISSA_BITS)))
+    for k in tl.static_range(EMAX - EMIN + (0 if MANTISSA_BITS == 1 else 1)):
         code = below_line(code, y, lane((127 + MANTISSA_BITS - EMIN - k) << 7), lane(BITS_OF_128.value + (k << MANTISSA_BITS)))
     return code
 
@@ -189,6 +209,19 @@ def magnitude_times(x, factor):
         "=r,r,r",
         [x, factor],
         dtype=tl.bfloat16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def line(y, slope, offset):
+    """y * slope + offset, rounded to nearest even."""
+    return tl.inline_asm_elementwise(
+        "fma.rn.bf16x2 $0, $1, $2, $3;",
+        "=r,r,r,r",
+        [y, slope, offset],
+        dtype=tl.int16,
         is_pure=True,
         pack=2,
     )
@@ -395,18 +428,20 @@ def bytes_of_fp8(x, factor, MANTISSA_BITS: tl.constexpr):
 
 
 @triton.jit
-def low_bytes(code, x, sign, BITS: tl.constexpr):
-    """The low bytes of lanes, with the sign of x at a sign bit."""
+def low_bytes(code, x, kept, BITS: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
+    """Those bits of the low bytes of lanes that are kept, with the sign of x at a sign bit."""
+    SIGN_BIT: tl.constexpr = 0 if TWOS_COMPLEMENT else 1 << (BITS - 1)
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 codes, signs;
         prmt.b32 codes, $1, $2, 0x6420;
         prmt.b32 signs, $3, $4, 0x7531;
         shr.u32 signs, signs, $6;
-        lop3.b32 $0, signs, $5, codes, 0xEA;
+        lop3.b32 codes, signs, $10, codes, 0xEA;
+        and.b32 $0, codes, $5;
         }""",
-        "=r,r,r,r,r,r,r,r,r,r",
-        [code, x, sign, tl.full([], 8 - BITS, tl.int32)],
+        "=r,r,r,r,r,r,r,r,r,r,r,r,r,r",
+        [code, x, kept, tl.full([], 8 - BITS, tl.int32), bytes_of(SIGN_BIT)],
         dtype=tl.uint8,
         is_pure=True,
         pack=4,
@@ -433,16 +468,16 @@ def word_of_bytes(lanes0, lanes1, lanes2, lanes3, SELECT: tl.constexpr):
 
 
 @triton.jit
-def with_sign_bit(code, x, sign):
-    """A code of four bits with the sign of x at a sign bit."""
+def with_sign_bit(code, x):
+    """A code of four bits with the sign of x."""
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 signs;
         shr.u32 signs, $2, 12;
-        lop3.b32 $0, signs, $3, $1, 0xEA;
+        lop3.b32 $0, signs, 0x00080008, $1, 0xEA;
         }""",
-        "=r,r,r,r",
-        [code, x, sign],
+        "=r,r,r",
+        [code, x],
         dtype=tl.int16,
         is_pure=True,
         pack=2,
@@ -450,9 +485,9 @@ def with_sign_bit(code, x, sign):
 
 
 @triton.jit
-def two_nibbles(code, next_code, x, next_x, sign):
+def two_nibbles(code, next_code, x, next_x):
     """Two codes, with the signs of their elements, as the half-bytes of a lane's low byte."""
-    return nibbles(with_sign_bit(code, x, sign), with_sign_bit(next_code, next_x, sign))
+    return nibbles(with_sign_bit(code, x), with_sign_bit(next_code, next_x))
 
 
 @triton.jit
@@ -473,8 +508,8 @@ def nibbles(code, next_code):
 
 
 @triton.jit
-def bytes_of_nibbles(code, next_code):
-    """Two codes as the half-bytes of a byte."""
+def bytes_of_nibbles(code, next_code, kept):
+    """Those bits that are kept of two codes, as the half-bytes of a byte."""
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 a, b;
@@ -482,10 +517,11 @@ def bytes_of_nibbles(code, next_code):
         lop3.b32 a, $1, a, 0x000F000F, 0xE4;
         mul.lo.u32 b, $4, 16;
         lop3.b32 b, $2, b, 0x000F000F, 0xE4;
-        prmt.b32 $0, a, b, 0x6420;
+        prmt.b32 a, a, b, 0x6420;
+        and.b32 $0, a, $5;
         }""",
-        "=r,r,r,r,r",
-        [code, next_code],
+        "=r,r,r,r,r,r",
+        [code, next_code, kept],
         dtype=tl.uint8,
         is_pure=True,
         pack=4,

@@ -65,15 +65,15 @@ def load_pieces(
     """The pieces of a tile: each by itself where rows are neighbours; else together, as a warp reads them best, and then dealt out."""
     if ROWS_INNERMOST:
         row, group = tile_axes(ROWS, BLOCKS, BLOCK, ROWS_INNERMOST, WIDE)
+        offset = row * x_row + group * (PIECES * x_length)  # of all pieces: what differs is one number for all threads
         pieces = ()
         for j in tl.static_range(PIECES):
-            element = group * PIECES + j
-            pointer = x_ptr + (row * x_row + element * x_length)
             if MASKED:
-                piece = tl.load(pointer, mask=(row < rows_left) & (element < elements_left), other=0)
+                piece = tl.load(x_ptr + offset, mask=(row < rows_left) & (group * PIECES + j < elements_left), other=0)
             else:
-                piece = tl.load(pointer)
+                piece = tl.load(x_ptr + offset)
             pieces = pieces + (as_tile(piece, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST),)
+            x_ptr += x_length
         return pieces
     else:
         row, element = matrix_axes(ROWS, BLOCKS * BLOCK, WIDE)

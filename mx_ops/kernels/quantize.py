@@ -164,8 +164,8 @@ def quantize_pieces(
     if IN_LANES:
         amax = amax_of_pieces_in_lanes(pieces, 1 if ROWS_INNERMOST else 2)
         scale, factor = lane_scales(amax, EMAX, THRESHOLD)
-        limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
-        words = words_in_lanes(pieces, randoms, factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+        limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
+        words = words_in_lanes(pieces, randoms, factor, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
     else:
         scale, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
         codes = ()
@@ -352,8 +352,8 @@ def quantize_lanes_kernel(
 
     elements, amax = load_lanes(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, 2, MASKED, WIDE)
     scale, factor = lane_scales(amax, EMAX, THRESHOLD)
-    limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
-    words = words_in_lanes(elements, (), factor, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+    limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
+    words = words_in_lanes(elements, (), factor, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
     CODES: tl.constexpr = 4 * CODES_PER_BYTE  # of a word
     row, word = matrix_axes(ROWS, BLOCKS * BLOCK // CODES, WIDE)
     pointer = elements_ptr.to(tl.pointer_type(tl.int32), bitcast=True) + (row * (elements_row // 4) + word * elements_length)
@@ -369,7 +369,7 @@ def quantize_lanes_kernel(
     if MASKED:
         tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left), eviction_policy="evict_last")
     else:
-        tl.store(pointer, scale, eviction_policy="evict_last")
+        tl.store(tl.multiple_of(pointer, [1, BLOCKS]), scale, eviction_policy="evict_last")
 
 
 def find(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..formats import Format
 from ..symbols import known
-from .lane_codes import bytes_in_lanes, code_bounds
+from .lane_codes import bytes_in_lanes, code_bounds, converts
 from .lanes import amax_of_lanes, in_lanes, lane_scales
 from .launch import Launch, launch, prepare
 from .numerics import (
@@ -32,13 +32,18 @@ from .pieces import (
 from .quantize import quantize, quantize_pieces
 from .tiling import SIZES, Tile, View, left, places, plan, program_tile
 
-# Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy: in float32 (and all the same of float32s) MXFP8 0.70
-# and MXFP4 0.62, with 64 rows 0.66 and 0.60.
+# Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. What all tiles lack for 0.93 to 0.97 are the scales: a
+# program has but a few bytes of each row and each column of them, and these the L2 cache takes for a whole sector's time each. (Scales put
+# where whole sectors are written, in wrong places, MXFP8 0.93 and MXFP4 0.97.) In float32, and all the same of float32s: MXFP8 0.70, MXFP4
+# 0.62, with 64 rows 0.66 and 0.60.
 TILE = Tile(along=0, across=8192, rows=128, rows_first=False)
-# In lanes, by the codes in a byte, always into the same outputs (0.88 and 0.86 where these rotate): MXFP8 0.94, with the next blocks in
-# the next program 0.91, with 64 rows 0.90, with half or twice as many lines 0.75 and 0.95. MXFP4 0.87 to 0.90, with 128 rows 0.85, with
-# half or twice as many lines 0.81 and 0.73.
-LANES_TILES = {1: TILE._replace(rows_first=True), 2: TILE._replace(rows=64)}
+# MXFP4 0.90 to 0.91, MXFP6 and MXINT8 0.885. With the next blocks in the next program 0.86, 0.875; with 64 rows 0.86; with twice as many
+# lines 0.79, 0.88, 0.84.
+LANES_TILE = TILE._replace(rows_first=True)
+# Where an instruction converts, a thread has registers for 128 elements: FP8 0.90, with half as many lines 0.89. With 64 a thread 0.87, and
+# with twice as many lines and threads 0.885; with 256 rows 0.87.
+CONVERTED_TILE = TILE._replace(across=16384, a_thread=128)
+LARGE, LARGE_CONVERTED_TILE = 1 << 25, CONVERTED_TILE._replace(across=32768)  # whole tiles of smaller tensors have one size
 
 
 @triton.jit(**SIZES)
@@ -137,8 +142,8 @@ def quantize_both_kernel(
         if IN_LANES:
             amax = amax_of_lanes(x)
             along, inverse = lane_scales(amax, EMAX, THRESHOLD)
-            limit, sign = code_bounds(amax, BITS, LARGEST_CODE, NAN_CODE, TWOS_COMPLEMENT)
-            stored = bytes_in_lanes(x, random, inverse, limit, sign, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+            limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
+            stored = bytes_in_lanes(x, random, inverse, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
         else:
             x = to_float32(x)
             along, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST)
@@ -157,16 +162,16 @@ def quantize_both_kernel(
         else:
             tl.store(pointer, stored)
 
-    # Each program writes but a few bytes of a row or column of scales. Kept in the L2 cache until their neighbours are there, they go to
-    # memory as whole sectors: 199 us for 218 in MXFP8. (With elements kept there too, 206; with x to be evicted first, 241.)
+    # Kept in the L2 cache until their neighbours are there, scales go to memory as whole sectors: 204 us for 210 in MXFP8. (With elements
+    # kept there too, 204; with x to be evicted first, 241.)
     # [LINES, ROWS / BLOCK, 1, 8] is stored as a matrix of all lines.
     stored = tl.reshape(tl.permute(in_order(scales, PIECES), (0, 3, 1, 2)), LINES * PIECES, ROWS // BLOCK)
     line, block = matrix_axes(LINES * PIECES, ROWS // BLOCK, WIDE)
     pointer = scales_ptr + (line * scales_length + block)
     if MASKED:
         tl.store(pointer, stored, mask=(line < elements_left) & (block * BLOCK < rows_left), eviction_policy="evict_last")
-    else:
-        tl.store(pointer, stored, eviction_policy="evict_last")
+    else:  # rows of whole tiles then
+        tl.store(tl.multiple_of(pointer, [1, ROWS // BLOCK]), stored, eviction_policy="evict_last")
 
     scale, words = quantize_pieces(
         pieces,
@@ -198,7 +203,7 @@ def quantize_both_kernel(
             eviction_policy="evict_last",
         )
     else:
-        tl.store(pointer, by_rows(scale, ROWS, BLOCKS, True).to(tl.uint8), eviction_policy="evict_last")
+        tl.store(tl.multiple_of(pointer, [1, BLOCKS]), by_rows(scale, ROWS, BLOCKS, True).to(tl.uint8), eviction_policy="evict_last")
 
 
 def find(
@@ -230,7 +235,12 @@ def find(
         View(scales_t.stride(), block_size),
     )
     lanes = not fmt.divides and in_lanes(x)
-    tile = LANES_TILES[fmt.codes_per_byte] if lanes else TILE
+    tile = TILE
+    if lanes and seed is None and converts(fmt):
+        whole = known(length % (LARGE_CONVERTED_TILE.across // LARGE_CONVERTED_TILE.rows) == 0)
+        tile = LARGE_CONVERTED_TILE if whole and known(x.numel() >= LARGE) else CONVERTED_TILE
+    elif lanes:
+        tile = LANES_TILE
     found = plan(x.shape, dim - 1, block_size, tile, views, 0, places(x.shape, seed is not None))
     if found is None or not found.constants["ROWS_INNERMOST"] or found.constants["ROWS"] % block_size:
         return None
