@@ -121,7 +121,7 @@ if INTERPRETED:
         x, random = tl.load(x_ptr + i), tl.load(random_ptr + i)
         one = lanes.lane(0x3F80).to(tl.bfloat16, bitcast=True)
         limit = lanes.lane_bits(tl.full([], largest, tl.float32))
-        tl.store(values_ptr + i, lanes.round_lanes(x, one, limit, random, mantissa_bits, emin))
+        tl.store(values_ptr + i, lanes.round_lanes(x, one, limit, random, mantissa_bits, emin, emax))
         tl.store(codes_ptr + i, lane_codes.lane_codes(x, random, one, lanes.lane(0x4300 + largest_code), mantissa_bits, emin, emax, False))
 
     @pytest.mark.parametrize("format", FORMATS)

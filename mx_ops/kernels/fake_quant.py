@@ -189,7 +189,9 @@ def fake_quant_pieces_kernel(
         if AXIS is not None:
             random = random_piece(j, seed, words, place, row, group, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK, ROWS_INNERMOST)
         if IN_LANES:
-            out = fake_quant_lanes(pieces[j], random, byte, factor, tensor_scale, DTYPE_MAX, MANTISSA_BITS, EMIN, LARGEST, TWOS_COMPLEMENT)
+            out = fake_quant_lanes(
+                pieces[j], random, byte, factor, tensor_scale, DTYPE_MAX, MANTISSA_BITS, EMIN, EMAX, LARGEST, TWOS_COMPLEMENT
+            )
         else:
             x = to_float32(pieces[j])
             y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
@@ -264,7 +266,9 @@ def fake_quant_lanes_kernel(
     block, row = lane_axes(ROWS, BLOCKS, ROWS_A_THREAD, WIDE)
     pointer = out_ptr + (row * out_row + block * BLOCK * out_length)
     for j in tl.static_range(BLOCK):
-        out = fake_quant_lanes(elements[j], None, byte, factor, tensor_scale, DTYPE_MAX, MANTISSA_BITS, EMIN, LARGEST, TWOS_COMPLEMENT)
+        out = fake_quant_lanes(
+            elements[j], None, byte, factor, tensor_scale, DTYPE_MAX, MANTISSA_BITS, EMIN, EMAX, LARGEST, TWOS_COMPLEMENT
+        )
         if MASKED:
             tl.store(pointer, out, mask=(row < rows_left) & (block * BLOCK + j < elements_left))
         else:

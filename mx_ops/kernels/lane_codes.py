@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ..formats import Format
-from .lanes import is_nan, lane
+from .lanes import cut_at_random, is_nan, lane
 
 BITS_OF_128 = tl.constexpr(0x4300)  # the bfloat16 whose last mantissa bit is worth 1: added to it, a code stands in its low bits
 MOST_LINES = tl.constexpr(3)
@@ -142,6 +142,8 @@ def lane_codes(
     """The codes of |x| * factor, at most a limit; in two's complement they have the sign of x."""
     if random is not None:
         code = round_lanes_to_code_stochastically(x, factor, limit, random.to(tl.int16), MANTISSA_BITS, EMIN, EMAX)
+    elif EMAX - EMIN == 2 and MANTISSA_BITS == 1:
+        code = round_lanes_to_code_by_three_lines(x, factor, EMIN)
     elif EMAX - EMIN < MOST_LINES:
         code = round_lanes_to_code_by_lines(x, factor, limit, MANTISSA_BITS, EMIN, EMAX)
     else:
@@ -188,13 +190,44 @@ def round_lanes_to_code_by_lines(x, factor, limit, MANTISSA_BITS: tl.constexpr, 
     """The same where there are few binades: before it is rounded, a code is the least of one line a binade, as it grows ever slower."""
     y = magnitude_times(x, factor)
     code = limit
-    if MANTISSA_BITS == 1:
-        # Of the last binade, which has two codes, the line may be another through their midpoint, or by less than an ulp above it: one that
-        # stays under the largest code and a half up to 2^(emax + 1), beyond all quotients. It needs no limit.
-        code = line(y, lane(((125 - EMAX) << 7) + 0x4C), lane(BITS_OF_128.value + ((EMAX - EMIN + 1) << MANTISSA_BITS)))
-    for k in tl.static_range(EMAX - EMIN + (0 if MANTISSA_BITS == 1 else 1)):
+    for k in tl.static_range(EMAX - EMIN + 1):
         code = below_line(code, y, lane((127 + MANTISSA_BITS - EMIN - k) << 7), lane(BITS_OF_128.value + (k << MANTISSA_BITS)))
     return code
+
+
+@triton.jit
+def round_lanes_to_code_by_three_lines(x, factor, EMIN: tl.constexpr):
+    """The same where there are three binades of two codes each, which need no limit.
+
+    Of the last binade the line may be any that meets, or misses by less than an ulp of y, the midpoint of its codes. Here it is one that
+    stays under the largest code and a half up to 2^(emax + 1), which no quotient reaches.
+    """
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 y, code, line;
+        abs.bf16x2 y, $1;
+        mul.rn.bf16x2 y, y, $2;
+        fma.rn.bf16x2 code, y, $3, $4;
+        fma.rn.bf16x2 line, y, $5, $6;
+        min.u16x2 code, code, line;
+        fma.rn.bf16x2 line, y, $7, $8;
+        min.u16x2 $0, code, line;
+        }""",
+        "=r,r,r,r,r,r,r,r,r",
+        [
+            x,
+            factor,
+            lane((128 - EMIN) << 7),  # a code a half of 2^emin
+            lane(BITS_OF_128.value),
+            lane((127 - EMIN) << 7),
+            lane(BITS_OF_128.value + 2),
+            lane(((123 - EMIN) << 7) + 0x4C),  # 0.0996 codes 2^emin: from 5 of those on, 6.5 and more
+            lane(BITS_OF_128.value + 6),
+        ],
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
 
 
 @triton.jit
@@ -209,19 +242,6 @@ def magnitude_times(x, factor):
         "=r,r,r",
         [x, factor],
         dtype=tl.bfloat16,
-        is_pure=True,
-        pack=2,
-    )
-
-
-@triton.jit
-def line(y, slope, offset):
-    """y * slope + offset, rounded to nearest even."""
-    return tl.inline_asm_elementwise(
-        "fma.rn.bf16x2 $0, $1, $2, $3;",
-        "=r,r,r,r",
-        [y, slope, offset],
-        dtype=tl.int16,
         is_pure=True,
         pack=2,
     )
@@ -246,46 +266,19 @@ def below_line(code, y, slope, offset):
 
 @triton.jit
 def round_lanes_to_code_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
-    """As `lanes.round_lanes_stochastically` does it; what that has raised by a binade is a code of the first."""
+    """As `lanes.cut_at_random` does it; what that has raised by a binade is a code of the first."""
+    cut, raised = cut_at_random(x, factor, random, MANTISSA_BITS, EMIN, EMAX)
     return tl.inline_asm_elementwise(
         """{
-        .reg .b32 y, low, high, raise_low, raise_high, bits;
-        abs.bf16x2 y, $1;
-        mul.rn.bf16x2 y, y, $2;
-        min.u16x2 y, y, $13;
-        shl.b32 low, y, 16;
-        and.b32 high, y, 0xFFFF0000;
-        set.lt.f32.f32 raise_low, low, $5;
-        set.lt.f32.f32 raise_high, high, $5;
-        fma.rz.f32 low, raise_low, $7, low;
-        fma.rz.f32 high, raise_high, $7, high;
-        and.b32 bits, $4, 0xFFFF;
-        mad.lo.u32 low, bits, $9, low;
-        shr.u32 bits, $4, 16;
-        mad.lo.u32 high, bits, $9, high;
-        prmt.b32 y, low, high, 0x7632;
-        and.b32 y, y, $11;
-        prmt.b32 raise_low, raise_low, raise_high, 0x7632;
-        and.b32 raise_low, raise_low, 0x00800080;
-        sub.u32 y, y, raise_low;
-        shr.s32 y, y, $14;
-        add.u32 y, y, $12;
+        .reg .b32 y, binade;
+        and.b32 binade, $2, 0x00800080;
+        sub.u32 y, $1, binade;
+        shr.s32 y, y, $5;
+        add.u32 y, y, $4;
         min.u16x2 $0, y, $3;
         }""",
-        "=r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
-        [
-            x,
-            factor,
-            limit,
-            random,
-            tl.full([], (EMIN + 127) << 23, tl.int32),  # 2^emin, and the odd half above it
-            tl.full([], ((EMIN + 127) << 23) + (1 << (6 - MANTISSA_BITS)), tl.int32),
-            tl.full([], 1 << (7 - MANTISSA_BITS), tl.int32),
-            lane(-(1 << (7 - MANTISSA_BITS))),
-            lane(BITS_OF_128.value - ((EMIN + 126) << MANTISSA_BITS)),
-            lane((EMAX + 129) << 7),  # all quotients but NaN are less, and its code is above all others
-            tl.full([], 7 - MANTISSA_BITS, tl.int32),
-        ],
+        "=r,r,r,r,r,r,r",
+        [cut, raised, limit, lane(BITS_OF_128.value - ((EMIN + 126) << MANTISSA_BITS)), tl.full([], 7 - MANTISSA_BITS, tl.int32)],
         dtype=tl.int16,
         is_pure=True,
         pack=2,
@@ -486,21 +479,19 @@ def with_sign_bit(code, x):
 
 @triton.jit
 def two_nibbles(code, next_code, x, next_x):
-    """Two codes, with the signs of their elements, as the half-bytes of a lane's low byte."""
-    return nibbles(with_sign_bit(code, x), with_sign_bit(next_code, next_x))
-
-
-@triton.jit
-def nibbles(code, next_code):
-    """Two codes as the half-bytes of a lane's low byte."""
+    """Two codes of four bits, with the signs of their elements, as the half-bytes of a lane's low byte."""
     return tl.inline_asm_elementwise(
         """{
-        .reg .b32 second;
-        mul.lo.u32 second, $2, 16;
-        lop3.b32 $0, $1, second, 0x000F000F, 0xE4;
+        .reg .b32 first, second;
+        shr.u32 first, $3, 12;
+        lop3.b32 first, first, 0x00080008, $1, 0xEA;
+        shr.u32 second, $4, 12;
+        lop3.b32 second, second, 0x00080008, $2, 0xEA;
+        mul.lo.u32 second, second, 16;
+        lop3.b32 $0, first, second, 0x000F000F, 0xE4;
         }""",
-        "=r,r,r",
-        [code, next_code],
+        "=r,r,r,r,r",
+        [code, next_code, x, next_x],
         dtype=tl.int16,
         is_pure=True,
         pack=2,

@@ -176,13 +176,14 @@ def fake_quant_lanes(
     DTYPE_MAX: tl.constexpr,
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
     LARGEST: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
 ):
     """What elements of blocks with these scales become. Under a tensor's scale they are quotients, for which there are no lanes."""
     limit = tl.minimum(element_limit(byte, tensor_scale, DTYPE_MAX), LARGEST)
     if tensor_scale is None:
-        rounded = round_lanes(x, from_float32(factor, tl.bfloat16), lane_bits(limit), random, MANTISSA_BITS, EMIN)
+        rounded = round_lanes(x, from_float32(factor, tl.bfloat16), lane_bits(limit), random, MANTISSA_BITS, EMIN, EMAX)
         return scale_up(rounded, from_float32(scale_value(byte), tl.bfloat16), x, TWOS_COMPLEMENT)
     else:
         x = to_float32(x)
@@ -193,12 +194,12 @@ def fake_quant_lanes(
 
 
 @triton.jit
-def round_lanes(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
+def round_lanes(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
     """The bits of |x| * factor, rounded to a value of the format, and no more than a limit."""
     if random is None:
         return round_lanes_to_nearest(x, factor, limit, MANTISSA_BITS, EMIN)
     else:
-        return round_lanes_stochastically(x, factor, limit, random.to(tl.int16), MANTISSA_BITS, EMIN)
+        return round_lanes_stochastically(x, factor, limit, random.to(tl.int16), MANTISSA_BITS, EMIN, EMAX)
 
 
 @triton.jit
@@ -225,8 +226,26 @@ def round_lanes_to_nearest(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: 
 
 
 @triton.jit
-def round_lanes_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
-    """By 16 random bits: `numerics.whole_steps`.
+def round_lanes_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
+    """By 16 random bits: `numerics.whole_steps`."""
+    cut, raised = cut_at_random(x, factor, random, MANTISSA_BITS, EMIN, EMAX)
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 y;
+        fma.rn.bf16x2 y, $2, $4, $1;
+        min.u16x2 $0, y, $3;
+        }""",
+        "=r,r,r,r,r",
+        [cut, raised, limit, lane(((EMIN + 127) << 7) - 0x8000)],  # -2^emin
+        dtype=tl.int16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def cut_at_random(x, factor, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
+    """|x| * factor, cut to whole steps after random bits were added below them; and 1 where it was raised by a binade first, else 0.
 
     A float32 holds 17 bits, and more, of the part of a step. ``random`` and the odd half are added there, and that part is cut off.
     Magnitudes under 2^emin are raised into the binade above first, whose steps are as long as theirs; what of them this cuts off is below
@@ -235,8 +254,9 @@ def round_lanes_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.const
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 y, low, high, raise_low, raise_high, bits;
-        abs.bf16x2 y, $1;
-        mul.rn.bf16x2 y, y, $2;
+        abs.bf16x2 y, $2;
+        mul.rn.bf16x2 y, y, $3;
+        min.u16x2 y, y, $12;
         shl.b32 low, y, 16;
         and.b32 high, y, 0xFFFF0000;
         set.lt.f32.f32 raise_low, low, $5;
@@ -248,24 +268,21 @@ def round_lanes_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.const
         shr.u32 bits, $4, 16;
         mad.lo.u32 high, bits, $9, high;
         prmt.b32 y, low, high, 0x7632;
-        and.b32 y, y, $11;
-        prmt.b32 raise_low, raise_low, raise_high, 0x7632;
-        fma.rn.bf16x2 y, raise_low, $12, y;
-        min.u16x2 $0, y, $3;
+        and.b32 $0, y, $11;
+        prmt.b32 $1, raise_low, raise_high, 0x7632;
         }""",
-        "=r,r,r,r,r,r,r,r,r,r,r,r,r",
+        "=r,=r,r,r,r,r,r,r,r,r,r,r,r",
         [
             x,
             factor,
-            limit,
             random,
             tl.full([], (EMIN + 127) << 23, tl.int32),  # 2^emin, and the odd half above it
             tl.full([], ((EMIN + 127) << 23) + (1 << (6 - MANTISSA_BITS)), tl.int32),
             tl.full([], 1 << (7 - MANTISSA_BITS), tl.int32),
             lane(-(1 << (7 - MANTISSA_BITS))),
-            lane(((EMIN + 127) << 7) - 0x8000),  # -2^emin
+            lane((EMAX + 129) << 7),  # all quotients but NaN are less, and what it becomes is above all limits
         ],
-        dtype=tl.int16,
+        dtype=(tl.int16, tl.bfloat16),
         is_pure=True,
         pack=2,
     )

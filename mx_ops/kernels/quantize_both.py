@@ -32,7 +32,7 @@ from .pieces import (
 from .quantize import quantize, quantize_pieces
 from .tiling import SIZES, Tile, View, left, places, plan, program_tile
 
-# Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. What all tiles lack for 0.93 to 0.97 are the scales: a
+# Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. What tiles lack for 0.93 to 0.97 are the scales: a
 # program has but a few bytes of each row and each column of them, and these the L2 cache takes for a whole sector's time each. (Scales put
 # where whole sectors are written, in wrong places, MXFP8 0.93 and MXFP4 0.97.) In float32, and all the same of float32s: MXFP8 0.70, MXFP4
 # 0.62, with 64 rows 0.66 and 0.60.
