@@ -29,6 +29,7 @@ from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_th
 from .symbols import check, groups, known
 
 library = torch.library.Library("mx", "DEF")
+KNOWN_SHAPES = 4096
 
 
 class Rule(NamedTuple):
@@ -223,22 +224,19 @@ def count_blocks(length: int, rule: Rule) -> int:
     return -(-length // rule.block_size)
 
 
-def empty_blocked(like: Tensor, rule: Rule, length: int, dtype: torch.dtype) -> Tensor:
-    """A tensor of like's shape, but ``length`` along the blocked dim."""
-    shape, dim = like.shape, rule.dim
-    if dim == len(shape) - 1:
-        return like.new_empty((*shape[:-1], length), dtype=dtype)
+def blocked(shape: torch.Size, dim: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes of a shape, but ``length`` along the blocked dim, and their strides."""
     strides, stride = [1] * len(shape), 1 if known(length == 0) else length  # as torch has them of what is empty
     for outer in reversed(range(len(shape))):
         if outer != dim:
             strides[outer] = stride
             stride = stride if known(shape[outer] == 0) else stride * shape[outer]
-    return like.new_empty_strided((*shape[:dim], length, *shape[dim + 1 :]), strides, dtype=dtype)  # one call: to move a dim takes another
+    return (*shape[:dim], length, *shape[dim + 1 :]), tuple(strides)
 
 
-def empty_codes(x: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    """Elements and scales for x. Raises ValueError where its length does not fill whole bytes."""
-    length, per_byte = x.shape[rule.dim], rule.fmt.codes_per_byte
+def code_layouts(shape: torch.Size, rule: Rule) -> tuple[Any, Any]:
+    """`blocked` for the elements and the scales of a shape. Raises ValueError where its length does not fill whole bytes."""
+    length, per_byte = shape[rule.dim], rule.fmt.codes_per_byte
     check(
         length % per_byte == 0,
         lambda: (
@@ -246,8 +244,19 @@ def empty_codes(x: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
             " or use fake_quant, which takes any length"
         ),
     )
-    elements = empty_blocked(x, rule, length // per_byte, torch.uint8)
-    return elements, empty_blocked(x, rule, count_blocks(length, rule), torch.uint8)
+    return blocked(shape, rule.dim, length // per_byte), blocked(shape, rule.dim, count_blocks(length, rule))
+
+
+known_layouts = functools.lru_cache(KNOWN_SHAPES)(code_layouts)
+
+
+def empty_codes(x: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Elements and scales for x. Raises ValueError where its length does not fill whole bytes."""
+    try:
+        elements, scales = known_layouts(x.shape, rule)  # computed anew, they take longer than both allocations
+    except TypeError:  # symbols have no hash
+        elements, scales = code_layouts(x.shape, rule)
+    return x.new_empty_strided(*elements, dtype=torch.uint8), x.new_empty_strided(*scales, dtype=torch.uint8)
 
 
 functions: dict[Any, Callable[..., Call]] = {}  # by op, below
@@ -467,7 +476,8 @@ def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=Non
 def dequantize(elements, scales, format, tensor_scale=None, *, dim=-1, block_size=None, dtype=torch.float32) -> Call:
     rule = resolve(elements.ndim, format, dim, block_size, None, False)
     check_codes(elements, scales, tensor_scale, rule, dtype)
-    out = empty_blocked(elements, rule, elements.shape[rule.dim] * rule.fmt.codes_per_byte, dtype)
+    layout = blocked(elements.shape, rule.dim, elements.shape[rule.dim] * rule.fmt.codes_per_byte)
+    out = elements.new_empty_strided(*layout, dtype=dtype)
     return Call("dequantize", (elements, scales, out, tensor_scale), (rule.fmt, rule.dim, rule.block_size), out)
 
 
