@@ -37,11 +37,11 @@ from .tiling import SIZES, Tile, View, left, places, plan, program_tile
 # where whole sectors are written, in wrong places, MXFP8 0.93 and MXFP4 0.97.) In float32, and all the same of float32s: MXFP8 0.70, MXFP4
 # 0.62, with 64 rows 0.66 and 0.60.
 TILE = Tile(along=0, across=8192, rows=128, rows_first=False)
-# MXFP4 0.90 to 0.91, MXFP6 and MXINT8 0.885. With the next blocks in the next program 0.86, 0.875; with 64 rows 0.86; with twice as many
-# lines 0.79, 0.88, 0.84.
+# MXFP4 0.88 to 0.91, MXFP6 and MXINT8 0.87 to 0.89. With the next blocks in the next program 0.86, 0.875; with 64 rows 0.86; with twice as
+# many lines 0.79, 0.88, 0.84.
 LANES_TILE = TILE._replace(rows_first=True)
-# Where an instruction converts, a thread has registers for 128 elements: FP8 0.90, with half as many lines 0.89. With 64 a thread 0.87, and
-# with twice as many lines and threads 0.885; with 256 rows 0.87.
+# Where an instruction converts, a thread has registers for 128 elements: FP8 0.89 to 0.90, with half as many lines 0.89. With 64 a thread
+# 0.87, and with twice as many lines and threads 0.885; with 256 rows 0.87.
 CONVERTED_TILE = TILE._replace(across=16384, a_thread=128)
 LARGE, LARGE_CONVERTED_TILE = 1 << 25, CONVERTED_TILE._replace(across=32768)  # whole tiles of smaller tensors have one size
 
