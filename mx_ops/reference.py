@@ -484,7 +484,7 @@ def dequantize(
     tensor_scale = None if tensor_scale is None else usable(tensor_scale)
     eager = not traced and out.device.type == "cpu" and out.numel() > 0
     looked_up = eager and tensor_scale is None and not _saturates(scales, fmt, out.dtype)
-    values = scale_value(scales.to(torch.int32)) if looked_up else scales
+    values = _finite_scales(scales) if looked_up else scales
     together = looked_up and _is_half_of_float16(fmt)
     scratch: dict[torch.Size, tuple[Tensor, Tensor]] = {}
 
@@ -517,6 +517,11 @@ def dequantize(
 def _saturates(scales: Tensor, fmt: Format, dtype: torch.dtype) -> bool:
     """Whether in some block a code times the scale may be beyond a dtype's range, or the scale is NaN; MXINT8's -128, too, which is -2."""
     return bool(largest_quotient(scales.amax().to(torch.int32), dtype) < 2.0 ** (fmt.emax + 1))
+
+
+def _finite_scales(byte: Tensor) -> Tensor:
+    """`scale_value` of bytes none of which is 255, without intermediates."""
+    return byte.to(torch.int32).bitwise_left_shift_(23).clamp_min_(0x400000).view(torch.float32)
 
 
 def _is_half_of_float16(fmt: Format) -> bool:
