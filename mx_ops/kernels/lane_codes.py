@@ -1,8 +1,8 @@
 """quantize for bfloat16 two at a time: the codes, and the bytes and words that they become.
 
-A code is made in the low byte of its lane. Of NaN blocks, whose factors are NaN, the codes of formats that have none for NaN are not kept:
-a word of them is masked, once. FP8's need no care of their own: every quotient is NaN, whose bits are above those of all numbers, so that
-the limit is what is left.
+A code is made in the low byte of its lane. In a NaN block, whose factor is NaN, every quotient is. A mask says, once a word, what is kept
+of its codes: nothing where no code is NaN; of FP8 all but the signs, for the limit there is NaN's code, and it is what is left of bits
+that are above those of all numbers. The GPU's own conversion to FP8 gives that code without mask or limit.
 """
 
 from __future__ import annotations
