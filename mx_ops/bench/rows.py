@@ -76,8 +76,7 @@ def default_rows(device_type: str, quick: bool = False, shape: tuple[int, int] |
     elif device_type == "cpu":
         rows = [replace(row, by=by) for by in ("eager", "compiled") for row in [*every_format(large), *in_float32(large)]]
     else:
-        rows = [*every_format(large)]
-        rows += [replace(row, dtype=torch.float32) for row in rows if row.op == "fake_quant"]
+        rows = [replace(row, dtype=dtype) for dtype in (torch.bfloat16, torch.float32) for row in every_format(large)]
         rows += [Row("fake_quant", name, size) for name in narrowed(FORMATS) for size in SMALL_ON_GPUS if not shape]
         for name, op in itertools.product(narrowed(FORMATS), OPS[:3]):
             rows.append(Row(op, name, (large[0], large[1] - 1)))
