@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import oracle
 import pytest
@@ -153,6 +155,16 @@ def test_special_codes(device: str) -> None:
             assert e4m3.isnan().tolist() == [[False, False, True, False, False, True]]
             e2m1 = torch.ops.mx.dequantize(nan.to(torch.uint8).to(device), scales, "mxfp4", dtype=dtype)
             assert e2m1.isfinite().all()
+
+
+if not INTERPRETED:  # it would take minutes
+
+    @pytest.mark.parametrize(("format", "dtype"), zip(FORMATS, itertools.cycle(DTYPES)))
+    def test_many_codes(format: str, dtype: torch.dtype, device: str) -> None:
+        """Of 8 MB of codes and more, which GPUs fetch ahead of their turn, dequantize gives the values of fake_quant."""
+        x = wild((4100, 4096), torch.float32).to(dtype).to(device)
+        codes = torch.ops.mx.quantize(x, format)
+        assert_same(torch.ops.mx.dequantize(*codes, format, dtype=dtype), torch.ops.mx.fake_quant(x, format))
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -261,12 +261,14 @@ def pack(codes, CODES_PER_BYTE: tl.constexpr):
 
 
 @triton.jit
-def unpack(words, CODES_PER_BYTE: tl.constexpr):
-    """The inverse of `pack`."""
+def unpack(words, UNIT: tl.constexpr, CODES_PER_BYTE: tl.constexpr):
+    """The codes along the last axis of words of ``UNIT``."""
     BITS: tl.constexpr = 8 // CODES_PER_BYTE
-    shift = (tl.arange(0, 8) * BITS)[None, None, None, :].to(words.dtype)
+    if words.dtype == tl.int16:
+        words = words.to(tl.int32)
+    shift = (tl.arange(0, UNIT) * BITS)[None, None, None, :].to(words.dtype)
     codes = ((tl.expand_dims(words, 3) >> shift) & ((1 << BITS) - 1)).to(tl.int32)
-    return tl.reshape(codes, words.shape[0], words.shape[1], words.shape[2] * 8)
+    return tl.reshape(codes, words.shape[0], words.shape[1], words.shape[2] * UNIT)
 
 
 @triton.jit

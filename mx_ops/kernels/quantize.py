@@ -36,7 +36,7 @@ from .pieces import (
     tile_axes,
     words_of_codes,
 )
-from .tiling import SIZES, Tile, View, inside, lanes, left, places, plan, program_tile
+from .tiling import ELEMENTS_A_THREAD, SIZES, Tile, View, inside, lanes, left, places, plan, program_tile
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along: MXFP8 1.00, with 4096 0.96; MXFP4 0.94,
 # with 8192 0.93. Across, with the next blocks in the next program, 0.88 and 0.83; with the next rows 0.86 and 0.84.
@@ -390,7 +390,13 @@ def find(
     lanes = not fmt.divides and in_lanes(x)
     whole = lanes and seed is None and words and block_size <= LONGEST_BLOCK
     rows, across = (ROWS_IN_LANES, ACROSS_IN_LANES) if whole else (ROWS, ACROSS)
-    tile = Tile(along=ALONG // fmt.codes_per_byte, across=across, rows=rows, rows_first=False)
+    tile = Tile(
+        along=ALONG // fmt.codes_per_byte,
+        across=across,
+        rows=rows,
+        rows_first=False,
+        along_a_thread=ELEMENTS_A_THREAD * fmt.codes_per_byte,
+    )
     row_quantum = quantum(x, aligned and (words or fmt.codes_per_byte == 1))
     found = plan(x.shape, dim, block_size, tile, views, row_quantum, places(x.shape, seed is not None))
     if found is None:

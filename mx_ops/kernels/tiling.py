@@ -29,7 +29,7 @@ SIZES = {
 }
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. With 16 elements a thread fake_quant reaches 1.00 and
-# 0.99 stochastic; with 8, 1.00 and 0.81; with 32, 0.98 and 0.89. Where two codes share a byte a thread wants twice as many.
+# 0.99 stochastic; with 8, 1.00 and 0.81; with 32, 0.98 and 0.89. To pack two codes a byte a thread wants twice as many.
 ELEMENTS_A_THREAD = 16
 
 
@@ -48,6 +48,7 @@ class Tile(NamedTuple):
     rows: int = 64  # of a tile there
     rows_first: bool = True  # whether the next program there has the next rows, or the next blocks
     a_thread: int = 64  # and how many of them a thread has
+    along_a_thread: int = ELEMENTS_A_THREAD  # and where elements are side by side
     # Elsewhere. So cut, a row of 16383 has, quantized, fake-quantized and dequantized, 0.85, 0.92 and 0.92 of a copy; with 1024 elements
     # 0.825, 0.90 and 0.86, with 4096 0.80, 0.93 and 0.85.
     ragged: int = 2048
@@ -102,8 +103,7 @@ def plan(
         tile_blocks = min(_power_of_2(-(-length // block_size)), max(1, size // block_size))
         tile_rows = min(_power_of_2(rows), max(1, size // (block_size * tile_blocks)))
     tile_length = tile_blocks * block_size
-    packed = max(view.unit for view in views if view.unit < block_size)
-    elements_a_thread = tile.a_thread if rows_innermost else 32 if in_pieces else ELEMENTS_A_THREAD * packed
+    elements_a_thread = tile.a_thread if rows_innermost else 32 if in_pieces else tile.along_a_thread
     warps = tile_rows * tile_length // (32 * elements_a_thread)
     length_tiles, row_tiles = -(-length // tile_length), -(-rows // tile_rows)
     abc = outer[::-1] + [(1, [0] * len(views))] * (OUTER_DIMS - len(outer))
