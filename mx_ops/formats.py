@@ -56,6 +56,16 @@ class Format:
         return self.largest_code < 2 ** (self.bits - 1) - 1
 
     @property
+    def converts(self) -> bool:
+        """Whether GPUs that have such instructions round to it by one: to FP8."""
+        return self.bits == 8 and not self.twos_complement
+
+    @property
+    def rounds_from_odd(self) -> bool:
+        """Whether numbers that were rounded to odd, to bfloat16s, round on as they would themselves, under the smallest scale too."""
+        return self.mantissa_bits + 3 <= 8 and self.emin - self.mantissa_bits - 2 >= 127 - 133  # a step is worth four of bfloat16's
+
+    @property
     def has_tensor_scale(self) -> bool:
         """Whether the whole tensor has a scale too."""
         return self.scale is not None

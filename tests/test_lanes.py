@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import INTERPRETED
-from helpers import ALL_FORMATS, FORMATS, assert_same, wild
+from helpers import ALL_FORMATS, FORMATS, SCALE_MODES, assert_same, wild
 from torch import Tensor
 
 from mx_ops import library, reference
@@ -41,6 +41,13 @@ def data() -> dict[str, Tensor]:
     }
 
 
+def between_bfloat16s() -> Tensor:
+    """All bfloat16s, and the float32s beside them and halfway to the next."""
+    bits = every_bfloat16().to(torch.float32).view(torch.int32)
+    offsets = torch.tensor([0, 1, -1, 0x8000, 0x7FFF, 0x8001])
+    return (bits + offsets[torch.randint(6, bits.shape, generator=torch.Generator().manual_seed(2))].to(torch.int32)).view(torch.float32)
+
+
 CASES = [(name, None) for name in data()] + [(name, 2**40 + 3) for name in ("special", "whole blocks", "odd")]
 
 
@@ -51,7 +58,7 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     from triton.runtime import interpreter
 
     runs = {"count": 0}
-    numpy_types = {"int16": np.int16, "int32": np.int32, "uint8": np.uint8, "bf16": np.uint16}
+    numpy_types = {"int16": np.int16, "int32": np.int32, "uint8": np.uint8, "bf16": np.uint16, "fp32": np.float32}
 
     class Results(list):
         """What Triton's frontend takes results from."""
@@ -65,7 +72,8 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return Results(interpreter.TensorHandle(array, kind.scalar) for array, kind in zip(arrays, types))
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
-    monkeypatch.setattr(lanes, "has_lanes", lambda device: True)
+    for module in ("lanes", "quantize", "quantize_both"):
+        monkeypatch.setattr(sys.modules[f"mx_ops.kernels.{module}"], "has_lanes", lambda device: True)
     monkeypatch.setattr(sys.modules["mx_ops.kernels.quantize_both"], "LARGE", 1)
     return runs
 
@@ -103,6 +111,24 @@ if INTERPRETED:
             for one, other in zip(have, want) if isinstance(have, tuple) else [(have, want)]:
                 assert_same(one, other)
         assert in_lanes["count"] > 0 or row.divides  # whose elements are quotients
+
+    @pytest.mark.filterwarnings("ignore:overflow")
+    @pytest.mark.parametrize("mode", SCALE_MODES)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_other_dtypes_are_rounded_once(
+        format: str, dtype: torch.dtype, mode: str, in_lanes: dict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What becomes a bfloat16 first, or is converted, has the reference's code: all float16s, and float32s beside all bfloat16s."""
+        if dtype == torch.float16:
+            x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).view(2, 2**15).t().reshape(256, 256)
+        else:
+            x = between_bfloat16s()
+        for op, kwargs in (torch.ops.mx.quantize_both, {}), (torch.ops.mx.quantize, {"dim": 0}):
+            have = op(x, format, scale_mode=mode, **kwargs)
+            for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
+                assert_same(one, other)
+        assert (in_lanes["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
 
     @triton.jit
     def round_all(

@@ -2,7 +2,7 @@
 
 A code is made in the low byte of its lane. In a NaN block, whose factor is NaN, every quotient is. A mask says, once a word, what is kept
 of its codes: nothing where no code is NaN; of FP8 all but the signs, for the limit there is NaN's code, and it is what is left of bits
-that are above those of all numbers. The GPU's own conversion to FP8 gives that code without mask or limit.
+that are above those of all numbers.
 """
 
 from __future__ import annotations
@@ -10,17 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..formats import Format
 from .lanes import cut_at_random, is_nan, lane
 
 BITS_OF_128 = tl.constexpr(0x4300)  # the bfloat16 whose last mantissa bit is worth 1: added to it, a code stands in its low bits
 MOST_LINES = tl.constexpr(3)
 LOW_BYTES, HIGH_BYTES = tl.constexpr(0x6240), tl.constexpr(0x7351)  # of two words of lanes: lane by lane, one of each
-
-
-def converts(fmt: Format) -> bool:
-    """Whether the GPU's own conversion rounds to nearest in a format: it does to FP8."""
-    return fmt.bits == 8 and not fmt.twos_complement
 
 
 @triton.jit
@@ -56,25 +50,21 @@ def words_in_lanes(
     CODES: tl.constexpr = 4 * CODES_PER_BYTE
     words = ()
     for j in tl.static_range(len(x) // CODES):
-        if len(random) == 0 and BITS == 8 and not TWOS_COMPLEMENT:
-            word = word_of_fp8(x[CODES * j], x[CODES * j + 1], x[CODES * j + 2], x[CODES * j + 3], factor, MANTISSA_BITS)
+        codes = tuple_of_codes(x, random, CODES * j, CODES, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+        if CODES_PER_BYTE == 1:
+            word = word_of_bytes(codes[0], codes[1], codes[2], codes[3], LOW_BYTES)
+            if not TWOS_COMPLEMENT:
+                signs = word_of_bytes(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3], HIGH_BYTES) >> (8 - BITS)
+                word |= signs & bytes_of(1 << (BITS - 1))
         else:
-            codes = tuple_of_codes(x, random, CODES * j, CODES, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
-            if CODES_PER_BYTE == 1:
-                word = word_of_bytes(codes[0], codes[1], codes[2], codes[3], LOW_BYTES)
-                if not TWOS_COMPLEMENT:
-                    signs = word_of_bytes(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3], HIGH_BYTES) >> (8 - BITS)
-                    word |= signs & bytes_of(1 << (BITS - 1))
-            else:
-                word = word_of_bytes(
-                    two_nibbles(codes[0], codes[1], x[8 * j], x[8 * j + 1]),
-                    two_nibbles(codes[2], codes[3], x[8 * j + 2], x[8 * j + 3]),
-                    two_nibbles(codes[4], codes[5], x[8 * j + 4], x[8 * j + 5]),
-                    two_nibbles(codes[6], codes[7], x[8 * j + 6], x[8 * j + 7]),
-                    LOW_BYTES,
-                )
-            word &= kept
-        words = words + (word,)
+            word = word_of_bytes(
+                two_nibbles(codes[0], codes[1], x[8 * j], x[8 * j + 1]),
+                two_nibbles(codes[2], codes[3], x[8 * j + 2], x[8 * j + 3]),
+                two_nibbles(codes[4], codes[5], x[8 * j + 4], x[8 * j + 5]),
+                two_nibbles(codes[6], codes[7], x[8 * j + 6], x[8 * j + 7]),
+                LOW_BYTES,
+            )
+        words = words + (word & kept,)
     return words
 
 
@@ -116,16 +106,13 @@ def bytes_in_lanes(
     TWOS_COMPLEMENT: tl.constexpr,
 ):
     """The codes of elements that are neighbours along the last of three axes, as bytes."""
-    if random is None and BITS == 8 and not TWOS_COMPLEMENT:
-        return bytes_of_fp8(x, factor, MANTISSA_BITS)
+    codes = lane_codes(x, random, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+    if CODES_PER_BYTE == 1:
+        return low_bytes(codes, x, kept.to(tl.int8), BITS, TWOS_COMPLEMENT)
     else:
-        codes = lane_codes(x, random, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
-        if CODES_PER_BYTE == 1:
-            return low_bytes(codes, x, kept.to(tl.int8), BITS, TWOS_COMPLEMENT)
-        else:
-            codes = with_sign_bit(codes, x)
-            first, second = tl.split(tl.reshape(codes, codes.shape[0], codes.shape[1], codes.shape[2] // 2, 2))
-            return bytes_of_nibbles(first, second, kept.to(tl.int8))
+        codes = with_sign_bit(codes, x)
+        first, second = tl.split(tl.reshape(codes, codes.shape[0], codes.shape[1], codes.shape[2] // 2, 2))
+        return bytes_of_nibbles(first, second, kept.to(tl.int8))
 
 
 @triton.jit
@@ -303,121 +290,6 @@ def negative_where(x, code):
         is_pure=True,
         pack=2,
     )
-
-
-# FP8 is rounded, saturated and given its sign by one instruction for two elements; a NaN becomes 0x7F, which is the code of NaN here too.
-
-
-@triton.jit
-def word_of_fp8(x0, x1, x2, x3, factor, MANTISSA_BITS: tl.constexpr):
-    """Four elements times a factor as the bytes of a word."""
-    if MANTISSA_BITS == 3:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 y0, y1, y2, y3, a, b;
-            .reg .b16 c, d;
-            mul.rn.bf16x2 y0, $2, $6;
-            mul.rn.bf16x2 y1, $3, $6;
-            mul.rn.bf16x2 y2, $4, $6;
-            mul.rn.bf16x2 y3, $5, $6;
-            shl.b32 a, y0, 16;
-            shl.b32 b, y1, 16;
-            cvt.rn.satfinite.e4m3x2.f32 c, b, a;
-            shl.b32 a, y2, 16;
-            shl.b32 b, y3, 16;
-            cvt.rn.satfinite.e4m3x2.f32 d, b, a;
-            mov.b32 $0, {c, d};
-            and.b32 a, y0, 0xFFFF0000;
-            and.b32 b, y1, 0xFFFF0000;
-            cvt.rn.satfinite.e4m3x2.f32 c, b, a;
-            and.b32 a, y2, 0xFFFF0000;
-            and.b32 b, y3, 0xFFFF0000;
-            cvt.rn.satfinite.e4m3x2.f32 d, b, a;
-            mov.b32 $1, {c, d};
-            }""",
-            "=r,=r,r,r,r,r,r",
-            [x0, x1, x2, x3, factor],
-            dtype=tl.int32,
-            is_pure=True,
-            pack=2,
-        )
-    else:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 y0, y1, y2, y3, a, b;
-            .reg .b16 c, d;
-            mul.rn.bf16x2 y0, $2, $6;
-            mul.rn.bf16x2 y1, $3, $6;
-            mul.rn.bf16x2 y2, $4, $6;
-            mul.rn.bf16x2 y3, $5, $6;
-            shl.b32 a, y0, 16;
-            shl.b32 b, y1, 16;
-            cvt.rn.satfinite.e5m2x2.f32 c, b, a;
-            shl.b32 a, y2, 16;
-            shl.b32 b, y3, 16;
-            cvt.rn.satfinite.e5m2x2.f32 d, b, a;
-            mov.b32 $0, {c, d};
-            and.b32 a, y0, 0xFFFF0000;
-            and.b32 b, y1, 0xFFFF0000;
-            cvt.rn.satfinite.e5m2x2.f32 c, b, a;
-            and.b32 a, y2, 0xFFFF0000;
-            and.b32 b, y3, 0xFFFF0000;
-            cvt.rn.satfinite.e5m2x2.f32 d, b, a;
-            mov.b32 $1, {c, d};
-            }""",
-            "=r,=r,r,r,r,r,r",
-            [x0, x1, x2, x3, factor],
-            dtype=tl.int32,
-            is_pure=True,
-            pack=2,
-        )
-
-
-@triton.jit
-def bytes_of_fp8(x, factor, MANTISSA_BITS: tl.constexpr):
-    """Elements times a factor."""
-    if MANTISSA_BITS == 3:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 y, a, b;
-            .reg .b16 c, d;
-            mul.rn.bf16x2 y, $1, $3;
-            shl.b32 a, y, 16;
-            and.b32 b, y, 0xFFFF0000;
-            cvt.rn.satfinite.e4m3x2.f32 c, b, a;
-            mul.rn.bf16x2 y, $2, $4;
-            shl.b32 a, y, 16;
-            and.b32 b, y, 0xFFFF0000;
-            cvt.rn.satfinite.e4m3x2.f32 d, b, a;
-            mov.b32 $0, {c, d};
-            }""",
-            "=r,r,r,r,r",
-            [x, factor],
-            dtype=tl.uint8,
-            is_pure=True,
-            pack=4,
-        )
-    else:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 y, a, b;
-            .reg .b16 c, d;
-            mul.rn.bf16x2 y, $1, $3;
-            shl.b32 a, y, 16;
-            and.b32 b, y, 0xFFFF0000;
-            cvt.rn.satfinite.e5m2x2.f32 c, b, a;
-            mul.rn.bf16x2 y, $2, $4;
-            shl.b32 a, y, 16;
-            and.b32 b, y, 0xFFFF0000;
-            cvt.rn.satfinite.e5m2x2.f32 d, b, a;
-            mov.b32 $0, {c, d};
-            }""",
-            "=r,r,r,r,r",
-            [x, factor],
-            dtype=tl.uint8,
-            is_pure=True,
-            pack=4,
-        )
 
 
 @triton.jit

@@ -58,6 +58,41 @@ def lane_bits(value):
 
 
 @triton.jit
+def pieces_in_bfloat16(pieces):
+    """A tuple of elements as bfloat16s, each rounded to odd: of two that are nearest the one whose last bit is 1, unless it is one itself.
+
+    Rounded on, to a grid that has no points between multiples of four of the last bit, it becomes what the element would.
+    """
+    rounded = ()
+    for j in tl.static_range(len(pieces)):
+        if pieces[j].dtype == tl.bfloat16:
+            rounded = rounded + (pieces[j],)
+        else:
+            rounded = rounded + (round_to_odd(to_float32(pieces[j])),)
+    return rounded
+
+
+@triton.jit
+def round_to_odd(x):
+    """float32s as bfloat16s: their last bit is set where bits are cut off."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 low, high, bits, carried;
+        add.u32 low, $1, 0xFFFF;
+        add.u32 high, $2, 0xFFFF;
+        prmt.b32 carried, low, high, 0x7632;
+        prmt.b32 bits, $1, $2, 0x7632;
+        lop3.b32 $0, carried, 0x00010001, bits, 0xEA;
+        }""",
+        "=r,r,r",
+        [x],
+        dtype=tl.bfloat16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
 def lane_axes(ROWS: tl.constexpr, BLOCKS: tl.constexpr, ROWS_A_THREAD: tl.constexpr, WIDE: tl.constexpr):
     """The numbers of a tile's blocks and rows. A warp reads rows together, and each thread has whole blocks."""
     block, row = matrix_axes(BLOCKS, ROWS, WIDE)
@@ -127,19 +162,23 @@ def amax_of_pieces_in_lanes(pieces, AXIS: tl.constexpr):
 
 
 @triton.jit
-def amax_of_lanes(x):
+def amax_of_lanes(x, A_THREAD: tl.constexpr):
     """The bits of the largest magnitude along the last of three axes, which stays."""
-    # A thread has eight neighbours: four registers first, then the lanes of one. (Of 16-bit integers `tl.max` makes 32-bit ones first.)
+    # A thread has four or eight neighbours: registers first, then the lanes of one. (Of 16-bit integers `tl.max` makes 32-bit ones first.)
     A: tl.constexpr = x.shape[0]
     B: tl.constexpr = x.shape[1]
-    EIGHTS: tl.constexpr = x.shape[2] // 8
-    registers = tl.permute(tl.reshape(x, A, B, EIGHTS, 4, 2), (0, 1, 2, 4, 3))
-    even, odd = tl.split(tl.reshape(registers, A, B, EIGHTS, 2, 2, 2))
-    even0, even1 = tl.split(even)
-    odd0, odd1 = tl.split(odd)
-    amax = larger_magnitude(larger_magnitude(magnitude_of(even0), even1), odd0)
-    amax = bits_of(larger_magnitude(amax, odd1))
-    return tl.max(tl.reshape(amax, A, B, EIGHTS * 2), 2, keep_dims=True)
+    THREADS: tl.constexpr = x.shape[2] // A_THREAD
+    registers = tl.permute(tl.reshape(x, A, B, THREADS, A_THREAD // 2, 2), (0, 1, 2, 4, 3))
+    if A_THREAD == 8:
+        registers = tl.reshape(registers, A, B, THREADS, 2, 2, 2)
+        even, odd = tl.split(registers)
+        even0, even1 = tl.split(even)
+        odd0, odd1 = tl.split(odd)
+        amax = larger_magnitude(larger_magnitude(larger_magnitude(magnitude_of(even0), even1), odd0), odd1)
+    else:
+        even, odd = tl.split(registers)
+        amax = larger_magnitude(magnitude_of(even), odd)
+    return tl.max(tl.reshape(bits_of(amax), A, B, THREADS * 2), 2, keep_dims=True)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .numerics import as_bits, philox, random_at, to_float32, words_in_order
+from .numerics import as_bits, larger, philox, random_at, to_float32, words_in_order
 
 PIECES = tl.constexpr(8)  # and as many neighbours as share a counter of Philox
 
@@ -107,32 +107,10 @@ def quarters(x, ODD: tl.constexpr):
 @triton.jit
 def amax_of_pieces(pieces, ROWS_INNERMOST: tl.constexpr):
     """The bits of the largest magnitude of each block of a tile."""
-    magnitude = magnitude_bits(pieces[0])
+    magnitude = tl.abs(to_float32(pieces[0]))
     for j in tl.static_range(1, PIECES):
-        magnitude = tl.maximum(magnitude, magnitude_bits(pieces[j]))
-    if ROWS_INNERMOST:
-        amax = tl.max(magnitude, 1, keep_dims=True)
-    else:
-        amax = tl.max(magnitude, 2, keep_dims=True)
-    return as_bits(from_magnitude_bits(amax, pieces[0].dtype))
-
-
-@triton.jit
-def magnitude_bits(x):
-    """The bits of |x|, as an integer of x's size: they are in the order of the magnitudes, with NaN above all."""
-    if x.dtype == tl.float32:
-        return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    else:
-        return x.to(tl.int16, bitcast=True) & 0x7FFF
-
-
-@triton.jit
-def from_magnitude_bits(bits, DTYPE: tl.constexpr):
-    """The inverse of `magnitude_bits`, as float32."""
-    if DTYPE == tl.float32:
-        return bits.to(DTYPE, bitcast=True)
-    else:
-        return to_float32(bits.to(tl.int16).to(DTYPE, bitcast=True))
+        magnitude = larger(magnitude, tl.abs(to_float32(pieces[j])))
+    return tl.max(as_bits(magnitude), 1 if ROWS_INNERMOST else 2, keep_dims=True)
 
 
 @triton.jit
@@ -380,3 +358,30 @@ def store_words(
         tl.store(pointer, words, mask=(row < rows_left) & (word * PIECES < elements_left))
     else:
         tl.store(pointer, words)
+
+
+@triton.jit
+def store_scales(
+    scales_ptr,
+    scales,
+    scales_row,
+    rows_left,
+    elements_left,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Store the scales of a tile, [ROWS, BLOCKS]: those of a row are neighbours.
+
+    A program has but a few bytes of a row. Kept in the L2 cache until their neighbours are there, they go to memory as whole sectors:
+    `quantize_both` takes 204 us for 210 in MXFP8. (With elements kept there too, 204; with x to be evicted first, 241.)
+    """
+    row, block = matrix_axes(ROWS, BLOCKS, WIDE)
+    pointer = scales_ptr + (row * scales_row + block)
+    if MASKED:
+        mask = (row < rows_left) & (block * BLOCK < elements_left)
+        tl.store(pointer, scales.to(tl.uint8), mask=mask, eviction_policy="evict_last")
+    else:  # rows are whole tiles then, whose scales start at multiples of as many bytes, up to those at which tensors start
+        tl.store(tl.multiple_of(pointer, [1, BLOCKS if BLOCKS < 16 else 16]), scales.to(tl.uint8), eviction_policy="evict_last")

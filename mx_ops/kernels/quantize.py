@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..formats import Format
 from ..symbols import known
+from .fp8 import words_of_fp8
 from .lane_codes import code_bounds, words_in_lanes
-from .lanes import LONGEST_BLOCK, amax_of_pieces_in_lanes, in_lanes, lane_scales, load_lanes
+from .lanes import LONGEST_BLOCK, amax_of_pieces_in_lanes, has_lanes, in_lanes, lane_scales, load_lanes
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
     as_bits,
@@ -33,6 +34,7 @@ from .pieces import (
     matrix_axes,
     random_pieces,
     store_codes,
+    store_scales,
     tile_axes,
     words_of_codes,
 )
@@ -158,16 +160,23 @@ def quantize_pieces(
     NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     IN_LANES: tl.constexpr,
+    CONVERTS: tl.constexpr,
     ROWS_INNERMOST: tl.constexpr,
 ):
     """The scales of the blocks of a tile in pieces, and the words of its groups' codes."""
     if IN_LANES:
         amax = amax_of_pieces_in_lanes(pieces, 1 if ROWS_INNERMOST else 2)
         scale, factor = lane_scales(amax, EMAX, THRESHOLD)
+    else:
+        scale, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
+        if CONVERTS:
+            factor = tl.where(scale == NAN_SCALE, float("nan"), factor)
+    if CONVERTS:
+        words = words_of_fp8(pieces, factor, MANTISSA_BITS)
+    elif IN_LANES:
         limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
         words = words_in_lanes(pieces, randoms, factor, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
     else:
-        scale, factor = block_scales(amax_of_pieces(pieces, ROWS_INNERMOST), tensor_scale, THRESHOLD, EMAX, LARGEST)
         codes = ()
         for j in tl.static_range(PIECES):
             random = None
@@ -227,6 +236,7 @@ def quantize_pieces_kernel(
     TWOS_COMPLEMENT: tl.constexpr,
     WORDS: tl.constexpr,  # whether every row's codes start at a multiple of eight of them
     IN_LANES: tl.constexpr,
+    CONVERTS: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -267,6 +277,7 @@ def quantize_pieces_kernel(
         NAN_SCALE,
         TWOS_COMPLEMENT,
         IN_LANES,
+        CONVERTS,
         ROWS_INNERMOST,
     )
     COLUMNS: tl.constexpr = BLOCKS * BLOCK
@@ -285,13 +296,8 @@ def quantize_pieces_kernel(
         MASKED,
         WIDE,
     )
-    row, block = matrix_axes(ROWS, BLOCKS, WIDE)
-    pointer = scales_ptr + (row * scales_row + block * scales_length)
-    scale = by_rows(scale, ROWS, BLOCKS, ROWS_INNERMOST).to(tl.uint8)
-    if MASKED:
-        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left), eviction_policy="evict_last")
-    else:
-        tl.store(pointer, scale, eviction_policy="evict_last")
+    scale = by_rows(scale, ROWS, BLOCKS, ROWS_INNERMOST)
+    store_scales(scales_ptr, scale, scales_row, rows_left, elements_left, ROWS, BLOCKS, BLOCK, MASKED, WIDE)
 
 
 @triton.jit(**SIZES)
@@ -336,6 +342,7 @@ def quantize_lanes_kernel(
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
+    CONVERTS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -352,8 +359,11 @@ def quantize_lanes_kernel(
 
     elements, amax = load_lanes(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, 2, MASKED, WIDE)
     scale, factor = lane_scales(amax, EMAX, THRESHOLD)
-    limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
-    words = words_in_lanes(elements, (), factor, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+    if CONVERTS:
+        words = words_of_fp8(elements, factor, MANTISSA_BITS)
+    else:
+        limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
+        words = words_in_lanes(elements, (), factor, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
     CODES: tl.constexpr = 4 * CODES_PER_BYTE  # of a word
     row, word = matrix_axes(ROWS, BLOCKS * BLOCK // CODES, WIDE)
     pointer = elements_ptr.to(tl.pointer_type(tl.int32), bitcast=True) + (row * (elements_row // 4) + word * elements_length)
@@ -362,14 +372,7 @@ def quantize_lanes_kernel(
         tl.store(pointer, words, mask=(row < rows_left) & (word * CODES < elements_left))
     else:
         tl.store(pointer, words)
-    # Each program writes but a few bytes of a row of scales: see `quantize_both`.
-    row, block = matrix_axes(ROWS, BLOCKS, WIDE)
-    pointer = scales_ptr + (row * scales_row + block * scales_length)
-    scale = tl.trans(scale).to(tl.uint8)
-    if MASKED:
-        tl.store(pointer, scale, mask=(row < rows_left) & (block * BLOCK < elements_left), eviction_policy="evict_last")
-    else:
-        tl.store(tl.multiple_of(pointer, [1, BLOCKS]), scale, eviction_policy="evict_last")
+    store_scales(scales_ptr, tl.trans(scale), scales_row, rows_left, elements_left, ROWS, BLOCKS, BLOCK, MASKED, WIDE)
 
 
 def find(
@@ -405,7 +408,8 @@ def find(
         kernel = quantize_lanes_kernel
     else:
         kernel = quantize_pieces_kernel if found.in_pieces else quantize_kernel
-    return prepare(kernel, found, fmt, THRESHOLD=threshold, WORDS=words, IN_LANES=lanes)
+    converts = fmt.converts and seed is None and has_lanes(x.device)
+    return prepare(kernel, found, fmt, THRESHOLD=threshold, WORDS=words, IN_LANES=lanes, CONVERTS=converts)
 
 
 def quantize(

@@ -8,11 +8,14 @@ from torch import Tensor
 
 from ..formats import Format
 from ..symbols import known
-from .lane_codes import bytes_in_lanes, code_bounds, converts
-from .lanes import amax_of_lanes, in_lanes, lane_scales
+from .fp8 import bytes_of_fp8
+from .lane_codes import bytes_in_lanes, code_bounds
+from .lanes import amax_of_lanes, has_lanes, in_lanes, lane_scales, pieces_in_bfloat16
 from .launch import Launch, launch, prepare
 from .numerics import (
     as_bits,
+    block_maximum,
+    block_scales,
     round_to_code,
     scale_blocks,
     signed_code,
@@ -27,6 +30,7 @@ from .pieces import (
     matrix_axes,
     random_pieces,
     store_codes,
+    store_scales,
     tile_axes,
 )
 from .quantize import quantize, quantize_pieces
@@ -34,15 +38,12 @@ from .tiling import SIZES, Tile, View, left, places, plan, program_tile
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. What tiles lack for 0.93 to 0.97 are the scales: a
 # program has but a few bytes of each row and each column of them, and these the L2 cache takes for a whole sector's time each. (Scales put
-# where whole sectors are written, in wrong places, MXFP8 0.93 and MXFP4 0.97.) In float32, and all the same of float32s: MXFP8 0.70, MXFP4
-# 0.62, with 64 rows 0.66 and 0.60.
-TILE = Tile(along=0, across=8192, rows=128, rows_first=False)
-# MXFP4 0.88 to 0.91, MXFP6 and MXINT8 0.87 to 0.89. With the next blocks in the next program 0.86, 0.875; with 64 rows 0.86; with twice as
-# many lines 0.79, 0.88, 0.84.
-LANES_TILE = TILE._replace(rows_first=True)
-# Where an instruction converts, a thread has registers for 128 elements: FP8 0.89 to 0.90, with half as many lines 0.89. With 64 a thread
-# 0.87, and with twice as many lines and threads 0.885; with 256 rows 0.87.
-CONVERTED_TILE = TILE._replace(across=16384, a_thread=128)
+# where whole sectors are written, in wrong places, MXFP8 0.93 and MXFP4 0.97.) MXFP4 0.88 to 0.91, MXFP6 and MXINT8 0.87 to 0.89; float32
+# 0.975, 0.95 and 0.925, MXFP8 0.96. With the next blocks in the next program 0.86 and 0.875, float32 0.91 and 0.93; with 64 rows 0.86.
+TILE = Tile(along=0, across=8192, rows=128)
+# Where an instruction converts 16-bit numbers, a thread has registers for 128: MXFP8 0.89 to 0.90, with half as many lines 0.89. With 64 a
+# thread 0.87, and with twice as many lines and threads 0.885; with 256 rows 0.87.
+CONVERTED_TILE = TILE._replace(across=16384, a_thread=128, rows_first=False)
 LARGE, LARGE_CONVERTED_TILE = 1 << 25, CONVERTED_TILE._replace(across=32768)  # whole tiles of smaller tensors have one size
 
 
@@ -103,6 +104,7 @@ def quantize_both_kernel(
     NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     IN_LANES: tl.constexpr,
+    CONVERTS: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -123,6 +125,8 @@ def quantize_both_kernel(
     place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
 
     pieces = load_pieces(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, True, MASKED, WIDE)
+    if IN_LANES:
+        pieces = pieces_in_bfloat16(pieces)  # of other dtypes it takes 3 instructions an element, and saves 8 to 10, and registers
     tensor_scale = None
     if tensor_scale_ptr is not None:
         tensor_scale = usable(tl.load(tensor_scale_ptr))
@@ -131,16 +135,24 @@ def quantize_both_kernel(
     LINES: tl.constexpr = BLOCKS * BLOCK // PIECES  # of a piece: a line is a row of the blocks along the last dim
     BYTES: tl.constexpr = ROWS // CODES_PER_BYTE
     line, byte = matrix_axes(LINES, BYTES, WIDE)
+    A_THREAD: tl.constexpr = 128 // x_ptr.dtype.element_ty.primitive_bitwidth  # neighbours
     # Said to be as contiguous as x's elements are in a thread, codes are stored from where they are made.
-    byte = tl.max_contiguous(byte, [1, 128 // x_ptr.dtype.element_ty.primitive_bitwidth // CODES_PER_BYTE])
+    byte = tl.max_contiguous(byte, [1, A_THREAD // CODES_PER_BYTE])
     scales = ()
     for j in tl.static_range(PIECES):
         x = tl.reshape(pieces[j], LINES, ROWS // BLOCK, BLOCK)
         random = None
         if AXIS is not None:
             random = tl.reshape(randoms[j], LINES, ROWS // BLOCK, BLOCK)
-        if IN_LANES:
-            amax = amax_of_lanes(x)
+        if CONVERTS:
+            if IN_LANES:
+                along, inverse = lane_scales(amax_of_lanes(x, A_THREAD), EMAX, THRESHOLD)
+            else:
+                along, inverse = block_scales(block_maximum(tl.abs(to_float32(x)), 2), None, THRESHOLD, EMAX, LARGEST)
+                inverse = tl.where(along == NAN_SCALE, float("nan"), inverse)
+            stored = bytes_of_fp8(x, inverse, MANTISSA_BITS)
+        elif IN_LANES:
+            amax = amax_of_lanes(x, A_THREAD)
             along, inverse = lane_scales(amax, EMAX, THRESHOLD)
             limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
             stored = bytes_in_lanes(x, random, inverse, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
@@ -162,16 +174,9 @@ def quantize_both_kernel(
         else:
             tl.store(pointer, stored)
 
-    # Kept in the L2 cache until their neighbours are there, scales go to memory as whole sectors: 204 us for 210 in MXFP8. (With elements
-    # kept there too, 204; with x to be evicted first, 241.)
     # [LINES, ROWS / BLOCK, 1, 8] is stored as a matrix of all lines.
     stored = tl.reshape(tl.permute(in_order(scales, PIECES), (0, 3, 1, 2)), LINES * PIECES, ROWS // BLOCK)
-    line, block = matrix_axes(LINES * PIECES, ROWS // BLOCK, WIDE)
-    pointer = scales_ptr + (line * scales_length + block)
-    if MASKED:
-        tl.store(pointer, stored, mask=(line < elements_left) & (block * BLOCK < rows_left), eviction_policy="evict_last")
-    else:  # rows of whole tiles then
-        tl.store(tl.multiple_of(pointer, [1, ROWS // BLOCK]), stored, eviction_policy="evict_last")
+    store_scales(scales_ptr, stored, scales_length, elements_left, rows_left, LINES * PIECES, ROWS // BLOCK, BLOCK, MASKED, WIDE)
 
     scale, words = quantize_pieces(
         pieces,
@@ -189,21 +194,13 @@ def quantize_both_kernel(
         NAN_SCALE,
         TWOS_COMPLEMENT,
         IN_LANES,
+        CONVERTS,
         True,
     )
     COLUMNS: tl.constexpr = BLOCKS * BLOCK
     store_codes(across_ptr, words, across_row, 1, rows_left, elements_left, CODES_PER_BYTE, True, ROWS, COLUMNS, True, MASKED, WIDE)
-    row, block = matrix_axes(ROWS, BLOCKS, WIDE)
-    pointer = across_scales_ptr + (row * across_scales_row + block)
-    if MASKED:
-        tl.store(
-            pointer,
-            by_rows(scale, ROWS, BLOCKS, True).to(tl.uint8),
-            mask=(row < rows_left) & (block * BLOCK < elements_left),
-            eviction_policy="evict_last",
-        )
-    else:
-        tl.store(tl.multiple_of(pointer, [1, BLOCKS]), by_rows(scale, ROWS, BLOCKS, True).to(tl.uint8), eviction_policy="evict_last")
+    scale = by_rows(scale, ROWS, BLOCKS, True)
+    store_scales(across_scales_ptr, scale, across_scales_row, rows_left, elements_left, ROWS, BLOCKS, BLOCK, MASKED, WIDE)
 
 
 def find(
@@ -234,19 +231,18 @@ def find(
         View(elements_t.stride(), fmt.codes_per_byte),
         View(scales_t.stride(), block_size),
     )
-    lanes = not fmt.divides and in_lanes(x)
+    lanes = not fmt.divides and (in_lanes(x) or (has_lanes(x.device) and seed is None and fmt.rounds_from_odd))
+    converts = fmt.converts and seed is None and has_lanes(x.device)
     tile = TILE
-    if lanes and seed is None and converts(fmt):
+    if converts and x.itemsize == 2:
         whole = known(length % (LARGE_CONVERTED_TILE.across // LARGE_CONVERTED_TILE.rows) == 0)
-        tile = LARGE_CONVERTED_TILE if whole and known(x.numel() >= LARGE) else CONVERTED_TILE
-    elif lanes:
-        tile = LANES_TILE
+        tile = LARGE_CONVERTED_TILE if lanes and whole and known(x.numel() >= LARGE) else CONVERTED_TILE
     found = plan(x.shape, dim - 1, block_size, tile, views, 0, places(x.shape, seed is not None))
     if found is None or not found.constants["ROWS_INNERMOST"] or found.constants["ROWS"] % block_size:
         return None
     if not (known(found.sizes_and_strides[0] == length) and known(found.sizes_and_strides[1] == rows)):
         return None
-    return prepare(quantize_both_kernel, found, fmt, THRESHOLD=threshold, IN_LANES=lanes)
+    return prepare(quantize_both_kernel, found, fmt, THRESHOLD=threshold, IN_LANES=lanes, CONVERTS=converts)
 
 
 def quantize_both(

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import Launch, launch
-from .numerics import as_bits, as_float
-from .pieces import from_magnitude_bits, magnitude_bits
+from .numerics import as_bits, as_float, larger, to_float32
 
 TILE, WARPS = 4096, 4
 PROGRAMS = 1024  # at most: each leaves a number
@@ -18,11 +17,11 @@ PROGRAMS = 1024  # at most: each leaves a number
 
 @triton.jit
 def amax_kernel(x_ptr, amax_bits_ptr, count, programs, TILE: tl.constexpr):
-    amax = magnitude_bits(tl.zeros([TILE], x_ptr.dtype.element_ty))
+    amax = tl.zeros([TILE], tl.float32)
     for start in range(tl.program_id(0).to(tl.int64) * TILE, count, programs * TILE):
         place = start + tl.arange(0, TILE)
-        amax = tl.maximum(amax, magnitude_bits(tl.load(x_ptr + place, mask=place < count, other=0)))
-    tl.store(amax_bits_ptr + tl.program_id(0), as_bits(from_magnitude_bits(tl.max(amax, 0), x_ptr.dtype.element_ty)))
+        amax = larger(amax, tl.abs(to_float32(tl.load(x_ptr + place, mask=place < count, other=0))))
+    tl.store(amax_bits_ptr + tl.program_id(0), tl.max(as_bits(amax), 0))
 
 
 @triton.jit
