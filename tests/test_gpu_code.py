@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import pathlib
+import pkgutil
 import subprocess
 import sys
 from typing import Any
 
 import torch
+import triton.language as tl
 from conftest import INTERPRETED
 
 import mx_ops
+from mx_ops import kernels
 
 OLD = torch.__version__ < "2.12"
 SCRIPT = pathlib.Path(__file__).with_name("gpu_code.py")
@@ -46,6 +50,18 @@ def test_device_functions_have_names_of_their_own() -> None:
     names = [name for file in (pathlib.Path(mx_ops.__file__).parent / "kernels").glob("*.py") for name in device_names(file)]
     assert len(names) > 80
     assert sorted(names) == sorted(set(names))
+
+
+def test_device_constants_are_of_one_line() -> None:
+    """What torch 2.11 writes into its own code as it is: there a line break would end a string before its end."""
+    constants = [
+        value.value
+        for module in pkgutil.iter_modules(kernels.__path__)
+        for value in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).values()
+        if isinstance(value, tl.constexpr)
+    ]
+    assert any(isinstance(constant, str) for constant in constants)
+    assert not [constant for constant in constants if isinstance(constant, str) and ("\n" in constant or "'" in constant)]
 
 
 if not INTERPRETED and not torch.cuda.is_available():  # where there is a GPU, test_fusion runs what is written for it

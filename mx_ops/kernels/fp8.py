@@ -10,12 +10,10 @@ import triton.language as tl
 
 from .numerics import to_float32
 
-CONVERT = """{
-    .reg .b16 low, high;
-    cvt.rn.satfinite.FP8x2.f32 low, $2, $1;
-    cvt.rn.satfinite.FP8x2.f32 high, $4, $3;
-    mov.b32 $0, {low, high};
-    }"""
+# In one line: torch 2.11 puts constants into the code that it writes, and there breaks their lines.
+CONVERT = (
+    "{ .reg .b16 low, high; cvt.rn.satfinite.FP8x2.f32 low, $2, $1; cvt.rn.satfinite.FP8x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }"
+)
 TO_E4M3 = tl.constexpr(CONVERT.replace("FP8", "e4m3"))
 TO_E5M2 = tl.constexpr(CONVERT.replace("FP8", "e5m2"))
 
