@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 
 from .lanes import cut_at_random, is_nan, lane
+from .numerics import MOST_LINES
 
 BITS_OF_128 = tl.constexpr(0x4300)  # the bfloat16 whose last mantissa bit is worth 1: added to it, a code stands in its low bits
-MOST_LINES = tl.constexpr(3)
 LOW_BYTES, HIGH_BYTES = tl.constexpr(0x6240), tl.constexpr(0x7351)  # of two words of lanes: lane by lane, one of each
 
 

@@ -226,7 +226,7 @@ def fake_quant_lanes(
         return scale_up(rounded, from_float32(scale_value(byte), tl.bfloat16), x, TWOS_COMPLEMENT)
     else:
         x = to_float32(x)
-        y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
+        y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST, False)
         rounded = tl.minimum(round_to_value(y, grid_exponent(as_bits(y), EMIN), None, MANTISSA_BITS), limit)
         value = with_element_sign(scaled(rounded, byte, tensor_scale, DTYPE_MAX), as_bits(x), TWOS_COMPLEMENT)
         return from_float32(value, tl.bfloat16)

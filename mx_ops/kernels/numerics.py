@@ -17,6 +17,7 @@ from ..formats import E4M3, Format
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 EXPONENT = tl.constexpr(0x7F800000)
 TWO_TO_23 = tl.constexpr(0x4B000000)
+MOST_LINES = tl.constexpr(3)  # one a binade
 SIGN = tl.constexpr(-0x80000000)
 LARGEST_FLOAT32 = tl.constexpr((2 - 2.0**-23) * 2.0**127)
 
@@ -24,6 +25,7 @@ LARGEST_FLOAT32 = tl.constexpr((2 - 2.0**-23) * 2.0**127)
 SCALE_BITS = tl.constexpr(E4M3.bits)
 SCALE_MANTISSA_BITS = tl.constexpr(E4M3.mantissa_bits)
 SCALE_EMIN = tl.constexpr(E4M3.emin)
+SCALE_LARGEST = tl.constexpr(E4M3.largest)
 SCALE_LARGEST_CODE = tl.constexpr(E4M3.largest_code)
 SCALE_NAN = tl.constexpr(E4M3.nan_code)
 
@@ -104,11 +106,10 @@ def usable(tensor_scale):
 
 @triton.jit
 def scale_code(amax_bits, tensor_scale, LARGEST: tl.constexpr):
-    quotient = tl.div_rn(tl.div_rn(as_float(amax_bits), LARGEST), tensor_scale)
+    quotient = quotients(tl.div_rn(as_float(amax_bits), LARGEST), divisor(tensor_scale), SCALE_LARGEST.value, True)
     exponent = grid_exponent(as_bits(quotient), SCALE_EMIN.value)
     code = round_to_code(quotient, exponent, None, SCALE_MANTISSA_BITS.value, SCALE_EMIN.value, SCALE_LARGEST_CODE.value)
-    code = tl.where(quotient < float("inf"), tl.maximum(code, 1), SCALE_LARGEST_CODE)
-    code = tl.where(amax_bits == 0, 0, code)
+    code = tl.where(amax_bits == 0, 0, tl.maximum(code, 1))
     code = tl.where(amax_bits >= EXPONENT, SCALE_NAN, code)
     return tl.where(tensor_scale == tensor_scale, code, SCALE_NAN)  # its NaN goes into every block
 
@@ -130,21 +131,28 @@ def divisor(scale):
 
 
 @triton.jit
-def quotients(magnitude, divisor, LARGEST: tl.constexpr):
-    """As correctly rounded as div_rn's, which asks at every element whether it is a special case: 7 instructions, not 25.
+def quotients(magnitude, divisor, LARGEST: tl.constexpr, EXACT: tl.constexpr):
+    """As correctly rounded as div_rn's, which asks at every element whether it is a special case: 4 or 7 instructions, not 25.
 
     From a reciprocal that is correctly rounded, a first step gives one of the two float32s around the quotient, and a second one the
     nearest (Markstein 1990). No remainder is so small as to be inexact, save for quotients that are too small to count. One that
     would be larger than ``LARGEST`` need only stay so.
+
+    Unless ``EXACT`` they are good only to be rounded to E2M1: there is no second step, and what is too large may be NaN, which the
+    largest code or value is less than. For the first step to be wrong the quotient has to be within 2^-46 of the middle of two float32s,
+    and for E2M1 to see it, one of these has to be a tie of its values, which have at most three bits. Then the divisor is within 2^-20 of
+    1, 1.5 or 2, where the reciprocal is so near 1, 2/3 or 1/2 that the first step is right. (A test tries every divisor at every tie.)
     """
     unit, mantissa, reciprocal = divisor
-    dividend = tl.minimum(magnitude * unit, 2 * LARGEST)
+    dividend = magnitude * unit
+    if EXACT:
+        dividend = tl.minimum(dividend, 2 * LARGEST)
     if INTERPRETED:  # where fma rounds twice
         quotient = tl.div_rn(dividend, tl.broadcast_to(mantissa, dividend.shape))
     else:
         quotient = dividend * reciprocal
-        for _ in tl.static_range(2):
-            quotient = tl.fma(tl.fma(-quotient, mantissa, dividend), reciprocal, quotient)
+        for _ in tl.static_range(2 if EXACT else 1):
+            quotient = tl.fma(tl.fma(quotient, -mantissa, dividend), reciprocal, quotient)
     return quotient
 
 
@@ -188,12 +196,20 @@ def round_to_value(y, exponent, random, MANTISSA_BITS: tl.constexpr):
 
 @triton.jit
 def round_to_code(y, exponent, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, LARGEST_CODE: tl.constexpr):
-    binade = (exponent >> (23 - MANTISSA_BITS)) - ((EMIN + 127) << MANTISSA_BITS)
-    if random is None:
+    if random is not None:
+        code = (exponent >> (23 - MANTISSA_BITS)) - ((EMIN + 127) << MANTISSA_BITS) + whole_steps(y, exponent, random, MANTISSA_BITS)
+    elif (LARGEST_CODE >> MANTISSA_BITS) <= MOST_LINES:
+        # Before it is rounded, a code is the least of one line a binade, as it grows ever slower.
+        code = TWO_TO_23 + LARGEST_CODE
+        for k in tl.static_range(LARGEST_CODE >> MANTISSA_BITS):
+            slope = as_float(tl.full([], (127 + MANTISSA_BITS - EMIN - k) << 23, tl.int32))
+            offset = as_float(tl.full([], TWO_TO_23 + (k << MANTISSA_BITS), tl.int32))
+            code = tl.minimum(as_bits(y * slope + offset), code)
+        code -= TWO_TO_23
+    else:
+        binade = (exponent >> (23 - MANTISSA_BITS)) - ((EMIN + 127) << MANTISSA_BITS)
         steps_a_one = as_float(((127 + MANTISSA_BITS) << 23) - (exponent - (127 << 23)))
         code = as_bits(y * steps_a_one + as_float(binade + TWO_TO_23)) - TWO_TO_23
-    else:
-        code = binade + whole_steps(y, exponent, random, MANTISSA_BITS)
     return tl.minimum(code, LARGEST_CODE)
 
 
@@ -356,16 +372,18 @@ def block_scales(amax_bits, tensor_scale, THRESHOLD: tl.constexpr, EMAX: tl.cons
 
 
 @triton.jit
-def scaled_down(magnitude, factor, tensor_scale, LARGEST: tl.constexpr):
+def scaled_down(magnitude, factor, tensor_scale, LARGEST: tl.constexpr, EXACT: tl.constexpr):
     if tensor_scale is None:
         return magnitude * factor
     else:
-        return quotients(magnitude, factor, LARGEST)
+        return quotients(magnitude, factor, LARGEST, EXACT)
 
 
 @triton.jit
-def scale_blocks(x, tensor_scale, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr, LARGEST: tl.constexpr):
+def scale_blocks(
+    x, tensor_scale, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr, LARGEST: tl.constexpr, EXACT: tl.constexpr
+):
     magnitude = tl.abs(x)  # as floats: abs is then a free modifier of both instructions that read it
     byte, factor = block_scales(block_maximum(magnitude, 2), tensor_scale, THRESHOLD, EMAX, LARGEST)
-    y = scaled_down(magnitude, factor, tensor_scale, LARGEST)
+    y = scaled_down(magnitude, factor, tensor_scale, LARGEST, EXACT)
     return byte, y, grid_exponent(as_bits(y), EMIN)

@@ -107,10 +107,27 @@ def quarters(x, ODD: tl.constexpr):
 @triton.jit
 def amax_of_pieces(pieces, ROWS_INNERMOST: tl.constexpr):
     """The bits of the largest magnitude of each block of a tile."""
-    magnitude = tl.abs(to_float32(pieces[0]))
+    magnitude = magnitude_of_piece(pieces[0])
     for j in tl.static_range(1, PIECES):
-        magnitude = larger(magnitude, tl.abs(to_float32(pieces[j])))
-    return tl.max(as_bits(magnitude), 1 if ROWS_INNERMOST else 2, keep_dims=True)
+        if pieces[0].dtype == tl.float32:
+            magnitude = larger(magnitude, tl.abs(pieces[j]))
+        else:
+            magnitude = tl.maximum(magnitude, magnitude_of_piece(pieces[j]))
+    AXIS: tl.constexpr = 1 if ROWS_INNERMOST else 2
+    if pieces[0].dtype == tl.float32:
+        return tl.max(as_bits(magnitude), AXIS, keep_dims=True)
+    else:
+        amax = tl.max(magnitude, AXIS, keep_dims=True)
+        return as_bits(to_float32(amax.to(tl.int16).to(pieces[0].dtype, bitcast=True)))
+
+
+@triton.jit
+def magnitude_of_piece(x):
+    """|x|: float32s, of which one instruction takes the larger; of 16 bits the integers that are in the order of the magnitudes."""
+    if x.dtype == tl.float32:
+        return tl.abs(x)
+    else:
+        return x.to(tl.int16, bitcast=True) & 0x7FFF
 
 
 @triton.jit
@@ -265,10 +282,10 @@ def store_piece(
 
 @triton.jit
 def words_of_codes(codes, CODES_PER_BYTE: tl.constexpr):
-    """Pieces of codes as words of 32 bits, in which they lie in memory: one or two for a group."""
+    """A tuple of codes as words of 32 bits, in which they lie in memory: of pieces one or two for a group."""
     CODES: tl.constexpr = 4 * CODES_PER_BYTE
     words = ()
-    for j in tl.static_range(PIECES // CODES):
+    for j in tl.static_range(len(codes) // CODES):
         word = codes[CODES * j]
         for k in tl.static_range(1, CODES):
             word |= codes[CODES * j + k] << (32 // CODES * k)

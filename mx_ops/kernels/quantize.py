@@ -9,7 +9,7 @@ from torch import Tensor
 from ..formats import Format
 from ..symbols import known
 from .fp8 import words_of_fp8
-from .lane_codes import code_bounds, words_in_lanes
+from .lane_codes import bytes_of, code_bounds, words_in_lanes
 from .lanes import LONGEST_BLOCK, amax_of_pieces_in_lanes, has_lanes, in_lanes, lane_scales, load_lanes
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
@@ -38,14 +38,17 @@ from .pieces import (
     tile_axes,
     words_of_codes,
 )
-from .tiling import ELEMENTS_A_THREAD, SIZES, Tile, View, inside, lanes, left, places, plan, program_tile
+from .tiling import SIZES, Tile, View, lanes, left, places, plan, program_tile
 
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along: MXFP8 1.00, with 4096 0.96; MXFP4 0.94,
 # with 8192 0.93. Across, with the next blocks in the next program, 0.88 and 0.83; with the next rows 0.86 and 0.84.
-ALONG = 8192  # over the codes in a byte
-ROWS, ACROSS = 64, 4096
+TILE = Tile(along=8192, across=4096, rows_first=False)  # along over, and a thread's elements times, the codes in a byte
 # Across, in lanes: MXFP8 0.97, MXFP4 and MXINT8 0.985; with half as many elements 0.97 and 0.98, with twice as many 0.98, 0.92 and 0.94.
-ROWS_IN_LANES, ACROSS_IN_LANES = 128, 16384
+LANES_TILE = TILE._replace(across=16384, rows=128)
+# Quotients want registers. Along, NVFP4 0.90, float32 1.01; with twice as many elements a thread 0.87 and 0.95. Across, in lanes, 0.79,
+# with 128 rows 0.72; float32 0.96, with twice as many a thread 0.82.
+DIVIDED_TILE = TILE._replace(along=2048, a_thread=32)
+DIVIDED_LANES_TILE = DIVIDED_TILE._replace(across=8192, a_thread=64)
 
 
 @triton.jit(**SIZES)
@@ -92,6 +95,7 @@ def quantize_kernel(
     NAN_CODE: tl.constexpr,
     NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
+    PARTS: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -104,43 +108,89 @@ def quantize_kernel(
     first, first_row, a, b, c = program_tile(length_tiles, row_tiles, size_a, size_b, BLOCK, BLOCKS, ROWS, ROWS_FIRST, OUTER)
     row = lanes(ROWS, 0, WIDE)
     block = lanes(BLOCKS, 1, WIDE)
-    element = block * BLOCK + lanes(BLOCK, 2, WIDE)
     x_ptr += first * x_length + first_row * x_row + a * x_a + b * x_b + c * x_c
     elements_ptr += first // CODES_PER_BYTE * elements_length + first_row * elements_row + a * elements_a + b * elements_b + c * elements_c
     scales_ptr += first // BLOCK * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c
     place = first * place_length + first_row * place_row + a * place_a + b * place_b + c * place_c
 
-    if MASKED:
-        x_mask = inside(row, element, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
-        block_mask = inside(row, block * BLOCK, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
-        x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length), mask=x_mask, other=0))
-    else:
-        block_mask = None
-        x = to_float32(tl.load(x_ptr + (row * x_row + element * x_length)))
+    rows_left, elements_left = left(first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
     tensor_scale = None
     if tensor_scale_ptr is not None:
         tensor_scale = usable(tl.load(tensor_scale_ptr))
-    scale, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST)
+    x = load_blocks(x_ptr, row, block, x_row, x_length, rows_left, elements_left, PARTS, ROWS, BLOCKS, BLOCK, MASKED, WIDE)
+    x = to_float32(x)
+    scale, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST, AXIS is not None)
     random = None
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
     code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
     code = signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)
-    code = tl.where(scale == NAN_SCALE, NAN_CODE, code)
     UNIT: tl.constexpr = 8 if CODES_PER_BYTE > 1 else 1  # codes that are stored as one
     if CODES_PER_BYTE > 1:
-        stored = pack(code, CODES_PER_BYTE)
+        stored = tl.where(scale == NAN_SCALE, 0, pack(code, CODES_PER_BYTE))  # no such code is NaN
         elements_ptr = elements_ptr.to(tl.pointer_type(stored.dtype), bitcast=True)
         elements_row = elements_row // (8 // CODES_PER_BYTE)  # as many bytes are in a word
     else:
-        stored = code.to(tl.uint8)
+        stored = tl.where(scale == NAN_SCALE, NAN_CODE, code).to(tl.uint8)
     unit = block * (BLOCK // UNIT) + lanes(BLOCK // UNIT, 2, WIDE)
     if MASKED:
-        unit_mask = inside(row, unit * UNIT, first_row, first, rows, length, ROWS, BLOCKS, BLOCK)
+        unit_mask = (row < rows_left) & (unit * UNIT < elements_left)
+        block_mask = (row < rows_left) & (block * BLOCK < elements_left)
     else:
-        unit_mask = None
+        unit_mask, block_mask = None, None
     tl.store(elements_ptr + (row * elements_row + unit * elements_length), stored, mask=unit_mask)
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
+
+
+@triton.jit
+def load_blocks(
+    x_ptr,
+    row,
+    block,
+    x_row,
+    x_length,
+    rows_left,
+    elements_left,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """A tile [ROWS, BLOCKS, BLOCK]. A warp reads a part of its blocks at once: if that is 16 bytes of each, a thread has all of them."""
+    if PARTS == 1:
+        return load_part(x_ptr, row, block, x_row, x_length, rows_left, elements_left, 0, PARTS, BLOCK, MASKED, WIDE)
+    else:
+        parts = ()
+        for j in tl.static_range(PARTS):
+            part = load_part(x_ptr, row, block, x_row, x_length, rows_left, elements_left, j, PARTS, BLOCK, MASKED, WIDE)
+            parts = parts + (part,)
+        return tl.reshape(tl.permute(in_order(parts, PARTS), (0, 1, 3, 2)), ROWS, BLOCKS, BLOCK)
+
+
+@triton.jit
+def load_part(
+    x_ptr,
+    row,
+    block,
+    x_row,
+    x_length,
+    rows_left,
+    elements_left,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """A part of each block."""
+    element = block * BLOCK + (PART * (BLOCK // PARTS) + lanes(BLOCK // PARTS, 2, WIDE))
+    pointer = x_ptr + (row * x_row + element * x_length)
+    if MASKED:
+        return tl.load(pointer, mask=(row < rows_left) & (element < elements_left), other=0)
+    else:
+        return tl.load(pointer)
 
 
 @triton.jit
@@ -177,17 +227,57 @@ def quantize_pieces(
         limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
         words = words_in_lanes(pieces, randoms, factor, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
     else:
-        codes = ()
-        for j in tl.static_range(PIECES):
-            random = None
-            if len(randoms) > 0:
-                random = randoms[j]
-            x = to_float32(pieces[j])
-            y = scaled_down(tl.abs(x), factor, tensor_scale, LARGEST)
-            code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-            codes = codes + (tl.where(scale == NAN_SCALE, NAN_CODE, signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)),)
-        words = words_of_codes(codes, CODES_PER_BYTE)
+        words = words_by_formulas(
+            pieces,
+            randoms,
+            tensor_scale,
+            scale,
+            factor,
+            BITS,
+            CODES_PER_BYTE,
+            MANTISSA_BITS,
+            EMIN,
+            LARGEST,
+            LARGEST_CODE,
+            NAN_CODE,
+            NAN_SCALE,
+            TWOS_COMPLEMENT,
+        )
     return scale, words
+
+
+@triton.jit
+def words_by_formulas(
+    x,
+    randoms,
+    tensor_scale,
+    scale,
+    factor,
+    BITS: tl.constexpr,
+    CODES_PER_BYTE: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    LARGEST: tl.constexpr,
+    LARGEST_CODE: tl.constexpr,
+    NAN_CODE: tl.constexpr,
+    NAN_SCALE: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
+):
+    """The codes of a tuple of elements of blocks with these scales, as words. ``randoms`` is as long, or empty."""
+    codes = ()
+    for j in tl.static_range(len(x)):
+        random = None
+        if len(randoms) > 0:
+            random = randoms[j]
+        element = to_float32(x[j])
+        y = scaled_down(tl.abs(element), factor, tensor_scale, LARGEST, random is not None)
+        code = round_to_code(y, grid_exponent(as_bits(y), EMIN), random, MANTISSA_BITS, EMIN, LARGEST_CODE)
+        codes = codes + (signed_code(code, as_bits(element), BITS, TWOS_COMPLEMENT),)
+    words = words_of_codes(codes, CODES_PER_BYTE)
+    finite = ()
+    for j in tl.static_range(len(words)):
+        finite = finite + (tl.where(scale == NAN_SCALE, bytes_of(NAN_CODE), words[j]),)  # half a byte is never NaN
+    return finite
 
 
 @triton.jit(**SIZES)
@@ -306,7 +396,7 @@ def quantize_lanes_kernel(
     elements_ptr,
     scales_ptr,
     seed_ptr,  # None
-    tensor_scale_ptr,  # None
+    tensor_scale_ptr,  # None for formats whose scales are powers of two
     length,
     rows,
     length_tiles,
@@ -339,8 +429,10 @@ def quantize_lanes_kernel(
     MANTISSA_BITS: tl.constexpr,
     EMIN: tl.constexpr,
     EMAX: tl.constexpr,
+    LARGEST: tl.constexpr,
     LARGEST_CODE: tl.constexpr,
     NAN_CODE: tl.constexpr,
+    NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
     CONVERTS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -358,9 +450,31 @@ def quantize_lanes_kernel(
     scales_ptr += first // BLOCK * scales_length + first_row * scales_row + a * scales_a + b * scales_b + c * scales_c
 
     elements, amax = load_lanes(x_ptr, x_row, x_length, rows_left, elements_left, ROWS, BLOCKS, BLOCK, 2, MASKED, WIDE)
-    scale, factor = lane_scales(amax, EMAX, THRESHOLD)
+    tensor_scale = None
+    if tensor_scale_ptr is not None:
+        tensor_scale = usable(tl.load(tensor_scale_ptr))
+        scale, factor = block_scales(amax << 16, tensor_scale, THRESHOLD, EMAX, LARGEST)
+    else:
+        scale, factor = lane_scales(amax, EMAX, THRESHOLD)
     if CONVERTS:
         words = words_of_fp8(elements, factor, MANTISSA_BITS)
+    elif tensor_scale is not None:
+        words = words_by_formulas(
+            elements,
+            (),
+            tensor_scale,
+            scale,
+            factor,
+            BITS,
+            CODES_PER_BYTE,
+            MANTISSA_BITS,
+            EMIN,
+            LARGEST,
+            LARGEST_CODE,
+            NAN_CODE,
+            NAN_SCALE,
+            TWOS_COMPLEMENT,
+        )
     else:
         limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
         words = words_in_lanes(elements, (), factor, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
@@ -391,15 +505,12 @@ def find(
     views = (View(x.stride()), View(elements.stride(), fmt.codes_per_byte), View(scales.stride(), block_size))
     words = known(x.shape[dim] % 8 == 0)  # rows of codes then start at multiples of eight: nothing is between them
     lanes = not fmt.divides and in_lanes(x)
-    whole = lanes and seed is None and words and block_size <= LONGEST_BLOCK
-    rows, across = (ROWS_IN_LANES, ACROSS_IN_LANES) if whole else (ROWS, ACROSS)
-    tile = Tile(
-        along=ALONG // fmt.codes_per_byte,
-        across=across,
-        rows=rows,
-        rows_first=False,
-        along_a_thread=ELEMENTS_A_THREAD * fmt.codes_per_byte,
-    )
+    whole = in_lanes(x) and seed is None and words and block_size <= LONGEST_BLOCK
+    if fmt.divides:
+        tile = DIVIDED_LANES_TILE if whole else DIVIDED_TILE
+    else:
+        tile = LANES_TILE if whole else TILE
+        tile = tile._replace(along=tile.along // fmt.codes_per_byte, along_a_thread=tile.along_a_thread * fmt.codes_per_byte)
     row_quantum = quantum(x, aligned and (words or fmt.codes_per_byte == 1))
     found = plan(x.shape, dim, block_size, tile, views, row_quantum, places(x.shape, seed is not None))
     if found is None:
@@ -409,7 +520,9 @@ def find(
     else:
         kernel = quantize_pieces_kernel if found.in_pieces else quantize_kernel
     converts = fmt.converts and seed is None and has_lanes(x.device)
-    return prepare(kernel, found, fmt, THRESHOLD=threshold, WORDS=words, IN_LANES=lanes, CONVERTS=converts)
+    # Where a block's scale takes long to compute, a thread has whole blocks, so that no two compute the same one.
+    parts = min(PIECES.value, block_size * x.itemsize // 16) if fmt.divides else 1
+    return prepare(kernel, found, fmt, THRESHOLD=threshold, WORDS=words, IN_LANES=lanes, CONVERTS=converts, PARTS=parts)
 
 
 def quantize(
