@@ -268,15 +268,6 @@ def with_element_sign(value, x_bits, TWOS_COMPLEMENT: tl.constexpr):
 
 
 @triton.jit
-def pack(codes, CODES_PER_BYTE: tl.constexpr):
-    """Codes along the last axis as words of eight, in which they lie in memory as in the reference's bytes."""
-    WORD: tl.constexpr = tl.int64 if CODES_PER_BYTE == 1 else tl.int32
-    shift = ((tl.arange(0, codes.shape[2]) & 7) * (8 // CODES_PER_BYTE))[None, None, :]
-    shifted = codes.to(WORD) << shift.to(WORD)
-    return tl.sum(tl.reshape(shifted, codes.shape[0], codes.shape[1], codes.shape[2] // 8, 8), 3)
-
-
-@triton.jit
 def unpack(words, UNIT: tl.constexpr, CODES_PER_BYTE: tl.constexpr):
     """The codes along the last axis of words of ``UNIT``."""
     BITS: tl.constexpr = 8 // CODES_PER_BYTE

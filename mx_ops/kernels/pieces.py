@@ -309,7 +309,7 @@ def store_codes(
     MASKED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Store the words of each group, as one (`numerics.pack`) where every row starts with one."""
+    """Store the words of each group, as one where every row starts with one."""
     if WORDS:
         word = words[0]
         if CODES_PER_BYTE == 1:

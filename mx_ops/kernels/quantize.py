@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ..formats import Format
 from ..symbols import known
-from .fp8 import words_of_fp8
-from .lane_codes import bytes_of, code_bounds, words_in_lanes
-from .lanes import LONGEST_BLOCK, amax_of_pieces_in_lanes, has_lanes, in_lanes, lane_scales, load_lanes
+from .fp8 import bytes_of_fp8, words_of_fp8
+from .lane_codes import bytes_in_lanes, bytes_of, code_bounds, words_in_lanes
+from .lanes import LONGEST_BLOCK, amax_of_lanes, amax_of_pieces_in_lanes, has_lanes, in_lanes, lane_scales, load_lanes
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
     as_bits,
+    block_maximum,
     block_scales,
     grid_exponent,
-    pack,
     random_bits,
     round_to_code,
     scale_blocks,
@@ -40,13 +40,14 @@ from .pieces import (
 )
 from .tiling import SIZES, Tile, View, lanes, left, places, plan, program_tile
 
-# Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along: MXFP8 1.00, with 4096 0.96; MXFP4 0.94,
-# with 8192 0.93. Across, with the next blocks in the next program, 0.88 and 0.83; with the next rows 0.86 and 0.84.
+# Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along 1.01; by the formulas alone, as other GPUs
+# have it, too, but an H200, whose memory is faster, has 0.86 to 0.91. Across, with the next blocks in the next program, MXFP8 0.88 and
+# MXFP4 0.83; with the next rows 0.86 and 0.84.
 TILE = Tile(along=8192, across=4096, rows_first=False)  # along over, and a thread's elements times, the codes in a byte
 # Across, in lanes: MXFP8 0.97, MXFP4 and MXINT8 0.985; with half as many elements 0.97 and 0.98, with twice as many 0.98, 0.92 and 0.94.
 LANES_TILE = TILE._replace(across=16384, rows=128)
-# Quotients want registers. Along, NVFP4 0.90, float32 1.01; with twice as many elements a thread 0.87 and 0.95. Across, in lanes, 0.79,
-# with 128 rows 0.72; float32 0.96, with twice as many a thread 0.82.
+# Quotients want registers. Along, NVFP4 0.88, float32 1.02; with twice as many elements a thread 0.03 and 0.06 less. Across, in lanes,
+# 0.79, with 128 rows 0.72; float32 0.96, with twice as many a thread 0.82.
 DIVIDED_TILE = TILE._replace(along=2048, a_thread=32)
 DIVIDED_LANES_TILE = DIVIDED_TILE._replace(across=8192, a_thread=64)
 
@@ -95,6 +96,8 @@ def quantize_kernel(
     NAN_CODE: tl.constexpr,
     NAN_SCALE: tl.constexpr,
     TWOS_COMPLEMENT: tl.constexpr,
+    IN_LANES: tl.constexpr,
+    CONVERTS: tl.constexpr,
     PARTS: tl.constexpr,
     AXIS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -118,28 +121,85 @@ def quantize_kernel(
     if tensor_scale_ptr is not None:
         tensor_scale = usable(tl.load(tensor_scale_ptr))
     x = load_blocks(x_ptr, row, block, x_row, x_length, rows_left, elements_left, PARTS, ROWS, BLOCKS, BLOCK, MASKED, WIDE)
-    x = to_float32(x)
-    scale, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST, AXIS is not None)
     random = None
     if AXIS is not None:
         random = random_bits(tl.load(seed_ptr), place, place_row, place_length, AXIS, ROWS, BLOCKS, BLOCK)
-    code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
-    code = signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)
-    UNIT: tl.constexpr = 8 if CODES_PER_BYTE > 1 else 1  # codes that are stored as one
-    if CODES_PER_BYTE > 1:
-        stored = tl.where(scale == NAN_SCALE, 0, pack(code, CODES_PER_BYTE))  # no such code is NaN
-        elements_ptr = elements_ptr.to(tl.pointer_type(stored.dtype), bitcast=True)
-        elements_row = elements_row // (8 // CODES_PER_BYTE)  # as many bytes are in a word
-    else:
-        stored = tl.where(scale == NAN_SCALE, NAN_CODE, code).to(tl.uint8)
-    unit = block * (BLOCK // UNIT) + lanes(BLOCK // UNIT, 2, WIDE)
+    A_THREAD: tl.constexpr = 128 // x_ptr.dtype.element_ty.primitive_bitwidth  # neighbours
+    scale, codes = quantize_blocks(
+        x,
+        random,
+        tensor_scale,
+        THRESHOLD,
+        BITS,
+        CODES_PER_BYTE,
+        MANTISSA_BITS,
+        EMIN,
+        EMAX,
+        LARGEST,
+        LARGEST_CODE,
+        NAN_CODE,
+        NAN_SCALE,
+        TWOS_COMPLEMENT,
+        IN_LANES,
+        CONVERTS,
+        A_THREAD,
+    )
+    byte = block * (BLOCK // CODES_PER_BYTE) + lanes(BLOCK // CODES_PER_BYTE, 2, WIDE)
+    if IN_LANES:
+        byte = tl.max_contiguous(byte, [1, 1, A_THREAD // CODES_PER_BYTE])
     if MASKED:
-        unit_mask = (row < rows_left) & (unit * UNIT < elements_left)
+        byte_mask = (row < rows_left) & (byte * CODES_PER_BYTE < elements_left)
         block_mask = (row < rows_left) & (block * BLOCK < elements_left)
     else:
-        unit_mask, block_mask = None, None
-    tl.store(elements_ptr + (row * elements_row + unit * elements_length), stored, mask=unit_mask)
+        byte_mask, block_mask = None, None
+    tl.store(elements_ptr + (row * elements_row + byte * elements_length), codes, mask=byte_mask)
     tl.store(scales_ptr + (row * scales_row + block * scales_length), scale.to(tl.uint8), mask=block_mask)
+
+
+@triton.jit
+def quantize_blocks(
+    x,
+    random,
+    tensor_scale,
+    THRESHOLD: tl.constexpr,
+    BITS: tl.constexpr,
+    CODES_PER_BYTE: tl.constexpr,
+    MANTISSA_BITS: tl.constexpr,
+    EMIN: tl.constexpr,
+    EMAX: tl.constexpr,
+    LARGEST: tl.constexpr,
+    LARGEST_CODE: tl.constexpr,
+    NAN_CODE: tl.constexpr,
+    NAN_SCALE: tl.constexpr,
+    TWOS_COMPLEMENT: tl.constexpr,
+    IN_LANES: tl.constexpr,
+    CONVERTS: tl.constexpr,
+    A_THREAD: tl.constexpr,
+):
+    """The scales of blocks along the last of three axes, of which a thread has so many neighbours, and their codes as bytes."""
+    if CONVERTS:
+        if IN_LANES:
+            scale, factor = lane_scales(amax_of_lanes(x, A_THREAD), EMAX, THRESHOLD)
+        else:
+            scale, factor = block_scales(block_maximum(tl.abs(to_float32(x)), 2), None, THRESHOLD, EMAX, LARGEST)
+            factor = tl.where(scale == NAN_SCALE, float("nan"), factor)
+        codes = bytes_of_fp8(x, factor, MANTISSA_BITS)
+    elif IN_LANES:
+        amax = amax_of_lanes(x, A_THREAD)
+        scale, factor = lane_scales(amax, EMAX, THRESHOLD)
+        limit, kept = code_bounds(amax, LARGEST_CODE, NAN_CODE)
+        codes = bytes_in_lanes(x, random, factor, limit, kept, BITS, CODES_PER_BYTE, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
+    else:
+        x = to_float32(x)
+        scale, y, exponent = scale_blocks(x, tensor_scale, THRESHOLD, EMIN, EMAX, LARGEST, random is not None)
+        code = round_to_code(y, exponent, random, MANTISSA_BITS, EMIN, LARGEST_CODE)
+        code = signed_code(code, as_bits(x), BITS, TWOS_COMPLEMENT)
+        if CODES_PER_BYTE == 1:
+            codes = tl.where(scale == NAN_SCALE, NAN_CODE, code).to(tl.uint8)
+        else:
+            first, second = tl.split(tl.reshape(code, x.shape[0], x.shape[1], x.shape[2] // 2, 2))
+            codes = tl.where(scale == NAN_SCALE, 0, first | (second << BITS)).to(tl.uint8)  # half a byte is never NaN
+    return scale, codes
 
 
 @triton.jit
@@ -511,8 +571,7 @@ def find(
     else:
         tile = LANES_TILE if whole else TILE
         tile = tile._replace(along=tile.along // fmt.codes_per_byte, along_a_thread=tile.along_a_thread * fmt.codes_per_byte)
-    row_quantum = quantum(x, aligned and (words or fmt.codes_per_byte == 1))
-    found = plan(x.shape, dim, block_size, tile, views, row_quantum, places(x.shape, seed is not None))
+    found = plan(x.shape, dim, block_size, tile, views, quantum(x, aligned), places(x.shape, seed is not None))
     if found is None:
         return None
     if whole and found.constants["ROWS_INNERMOST"]:
