@@ -159,7 +159,7 @@ def test_special_codes(device: str) -> None:
 
 if not INTERPRETED:  # it would take minutes
 
-    @pytest.mark.parametrize(("format", "dtype"), zip(FORMATS, itertools.cycle(DTYPES)))
+    @pytest.mark.parametrize(("format", "dtype"), list(zip(FORMATS, itertools.cycle(DTYPES))))
     def test_many_codes(format: str, dtype: torch.dtype, device: str) -> None:
         """Of 8 MB of codes and more, which GPUs fetch ahead of their turn, dequantize gives the values of fake_quant."""
         x = wild((4100, 4096), torch.float32).to(dtype).to(device)
