@@ -63,7 +63,7 @@ def launch(op, format, dtype, shape, order, dim, seeded):
 
 ROWS_INNERMOST = ("quantize_both_kernel", "fake_quant_lanes_kernel", "quantize_lanes_kernel")
 target, cases = json.loads(sys.argv[1])
-for name in ("lanes", "dequantize", "quantize", "quantize_both"):
+for name in ("lanes", "dequantize", "fp8", "quantize_both"):
     sys.modules["mx_ops.kernels." + name].has_lanes = lambda device: target[0] == "cuda" and target[1] >= 90
 for number, case in enumerate(cases):
     launch(*case)

@@ -72,7 +72,7 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return Results(interpreter.TensorHandle(array, kind.scalar) for array, kind in zip(arrays, types))
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
-    for module in ("lanes", "quantize", "quantize_both"):
+    for module in ("lanes", "fp8", "quantize_both"):
         monkeypatch.setattr(sys.modules[f"mx_ops.kernels.{module}"], "has_lanes", lambda device: True)
     monkeypatch.setattr(sys.modules["mx_ops.kernels.quantize_both"], "LARGE", 1)
     return runs

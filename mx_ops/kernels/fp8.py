@@ -5,9 +5,13 @@ It saturates and keeps the sign; a NaN becomes 0x7F, which is the code of NaN he
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from ..formats import Format
+from .lanes import has_lanes
 from .numerics import to_float32
 
 # In one line: torch 2.11 puts constants into the code that it writes, and there breaks their lines.
@@ -16,6 +20,11 @@ CONVERT = (
 )
 TO_E4M3 = tl.constexpr(CONVERT.replace("FP8", "e4m3"))
 TO_E5M2 = tl.constexpr(CONVERT.replace("FP8", "e5m2"))
+
+
+def converts(fmt: Format, seed: Tensor | None, device: torch.device) -> bool:
+    """Whether the instruction rounds: to nearest, to a format that it knows, on a device that has it."""
+    return fmt.converts and seed is None and has_lanes(device)
 
 
 @triton.jit

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..formats import Format
 from ..symbols import known
-from .fp8 import bytes_of_fp8, words_of_fp8
+from .fp8 import bytes_of_fp8, converts, words_of_fp8
 from .lane_codes import bytes_in_lanes, bytes_of, code_bounds, words_in_lanes
-from .lanes import LONGEST_BLOCK, amax_of_lanes, amax_of_pieces_in_lanes, has_lanes, in_lanes, lane_scales, load_lanes
+from .lanes import LONGEST_BLOCK, amax_of_lanes, amax_of_pieces_in_lanes, in_lanes, lane_scales, load_lanes
 from .launch import Launch, launch, prepare, quantum
 from .numerics import (
     as_bits,
@@ -578,10 +578,10 @@ def find(
         kernel = quantize_lanes_kernel
     else:
         kernel = quantize_pieces_kernel if found.in_pieces else quantize_kernel
-    converts = fmt.converts and seed is None and has_lanes(x.device)
     # Where a block's scale takes long to compute, a thread has whole blocks, so that no two compute the same one.
     parts = min(PIECES.value, block_size * x.itemsize // 16) if fmt.divides else 1
-    return prepare(kernel, found, fmt, THRESHOLD=threshold, WORDS=words, IN_LANES=lanes, CONVERTS=converts, PARTS=parts)
+    more = {"WORDS": words, "IN_LANES": lanes, "CONVERTS": converts(fmt, seed, x.device), "PARTS": parts}
+    return prepare(kernel, found, fmt, THRESHOLD=threshold, **more)
 
 
 def quantize(

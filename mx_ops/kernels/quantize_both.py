@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..formats import Format
 from ..symbols import known
+from .fp8 import converts
 from .lanes import has_lanes, in_lanes, pieces_in_bfloat16
 from .launch import Launch, launch, prepare
 from .numerics import (
@@ -30,7 +31,7 @@ from .tiling import SIZES, Tile, View, left, places, plan, program_tile
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. What tiles lack for 0.93 to 0.97 are the scales: a
 # program has but a few bytes of each row and each column of them, and these the L2 cache takes for a whole sector's time each. (Scales put
 # where whole sectors are written, in wrong places, MXFP8 0.93 and MXFP4 0.97.) MXFP4 0.88 to 0.91, MXFP6 and MXINT8 0.87 to 0.89; float32
-# 0.975, 0.95 and 0.925, MXFP8 0.96. With the next blocks in the next program 0.86 and 0.875, float32 0.91 and 0.93; with 64 rows 0.86.
+# 0.95 to 0.97, 0.94 and 0.945, MXFP8 0.955. With the next blocks in the next program 0.86, 0.875, float32 0.91 and 0.93; 64 rows 0.86.
 TILE = Tile(along=0, across=8192, rows=128)
 # Quotients want registers: NVFP4 0.40, float32 0.66, with 64 elements a thread 0.38 and 0.48.
 DIVIDED_TILE = TILE._replace(across=4096, rows=64, a_thread=32)
@@ -222,9 +223,9 @@ def find(
         View(scales_t.stride(), block_size),
     )
     lanes = not fmt.divides and (in_lanes(x) or (has_lanes(x.device) and seed is None and fmt.rounds_from_odd))
-    converts = fmt.converts and seed is None and has_lanes(x.device)
+    converted = converts(fmt, seed, x.device)
     tile = DIVIDED_TILE if fmt.divides else TILE
-    if converts and x.itemsize == 2:
+    if converted and x.itemsize == 2:
         whole = known(length % (LARGE_CONVERTED_TILE.across // LARGE_CONVERTED_TILE.rows) == 0)
         tile = LARGE_CONVERTED_TILE if lanes and whole and known(x.numel() >= LARGE) else CONVERTED_TILE
     found = plan(x.shape, dim - 1, block_size, tile, views, 0, places(x.shape, seed is not None))
@@ -232,7 +233,7 @@ def find(
         return None
     if not (known(found.sizes_and_strides[0] == length) and known(found.sizes_and_strides[1] == rows)):
         return None
-    return prepare(quantize_both_kernel, found, fmt, THRESHOLD=threshold, IN_LANES=lanes, CONVERTS=converts)
+    return prepare(quantize_both_kernel, found, fmt, THRESHOLD=threshold, IN_LANES=lanes, CONVERTS=converted)
 
 
 def quantize_both(
