@@ -24,6 +24,12 @@ SAME_INTERPRETED = (
 collect_ignore = [f"test_{name}.py" for name in SAME_INTERPRETED] if INTERPRETED else []
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``gpu``, of what a GPU alone can show, run where there is one: `pytest -m gpu` runs them alone."""
+    if item.get_closest_marker("gpu") and "cuda" not in DEVICES:
+        pytest.skip("needs a GPU" if not torch.cuda.is_available() else "needs a GPU, and TRITON_INTERPRET=1 runs the kernels on CPU")
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     """Each device of this machine that has an implementation to test."""

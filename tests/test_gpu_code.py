@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 import torch
 import triton.language as tl
 from conftest import INTERPRETED
@@ -64,20 +65,23 @@ def test_device_constants_are_of_one_line() -> None:
     assert not [constant for constant in constants if isinstance(constant, str) and ("\n" in constant or "'" in constant)]
 
 
-if not INTERPRETED and not torch.cuda.is_available():  # where there is a GPU, test_fusion runs what is written for it
+@pytest.mark.skipif(INTERPRETED, reason="in processes of its own, it is the same there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="test_fusion runs what is written for a GPU")
+def test_neighbours_are_one_kernel_on_a_gpu() -> None:
+    """Each pattern is one Triton kernel, with a dynamic number of rows too; two if a norm comes first. Bits are those of the parts."""
+    lines = start(True, "fused")
+    # torch 2.11 keeps a producer apart whose dims are transposed.
+    exceptions = {name: 2 for name in (line["name"] for line in lines) if "norm" in name or (OLD and "transposed" in name)}
+    assert {line["name"]: line["kernels"] for line in lines} == {line["name"]: 1 for line in lines} | exceptions
+    assert len(lines) == 16
 
-    def test_neighbours_are_one_kernel_on_a_gpu() -> None:
-        """Each pattern is one Triton kernel, with a dynamic number of rows too; two if a norm comes first. Bits are those of the parts."""
-        lines = start(True, "fused")
-        # torch 2.11 keeps a producer apart whose dims are transposed.
-        exceptions = {name: 2 for name in (line["name"] for line in lines) if "norm" in name or (OLD and "transposed" in name)}
-        assert {line["name"]: line["kernels"] for line in lines} == {line["name"]: 1 for line in lines} | exceptions
-        assert len(lines) == 16
 
-    def test_triton_kernels_in_a_graph_serve_every_size(tmp_path: pathlib.Path) -> None:
-        """A graph compiled with sizes unknown runs the kernels rightly at every size, though it was traced at one."""
-        assert start(False, "write", str(tmp_path / "codes")) == []
-        lines = start(True, "run", str(tmp_path / "codes"))
-        assert {line["kernels"] for line in lines if "both ways" not in line["name"]} == {1}
-        assert {line["kernels"] for line in lines if "both ways" in line["name"]} == {2}
-        assert len(lines) == 7 * (1 + 1 + 6)
+@pytest.mark.skipif(INTERPRETED, reason="in processes of its own, it is the same there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="test_fusion runs what is written for a GPU")
+def test_triton_kernels_in_a_graph_serve_every_size(tmp_path: pathlib.Path) -> None:
+    """A graph compiled with sizes unknown runs the kernels rightly at every size, though it was traced at one."""
+    assert start(False, "write", str(tmp_path / "codes")) == []
+    lines = start(True, "run", str(tmp_path / "codes"))
+    assert {line["kernels"] for line in lines if "both ways" not in line["name"]} == {1}
+    assert {line["kernels"] for line in lines if "both ways" in line["name"]} == {2}
+    assert len(lines) == 7 * (1 + 1 + 6)

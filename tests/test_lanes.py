@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from conftest import INTERPRETED
 from helpers import ALL_FORMATS, FORMATS, SCALE_MODES, assert_same, wild
 from torch import Tensor
 
 from mx_ops import library, reference
+from mx_ops.kernels import lane_codes, lanes
 
-if INTERPRETED:
-    import triton
-    import triton.language as tl
-
-    from mx_ops.kernels import lane_codes, lanes
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
 
 
 def every_bfloat16() -> Tensor:
@@ -85,86 +84,83 @@ def by_reference(monkeypatch: pytest.MonkeyPatch, op: Any, *args: Any, **kwargs:
         return op(*args, **kwargs)
 
 
-if INTERPRETED:
+@pytest.mark.filterwarnings("ignore:overflow")  # of quotients, which saturate
+@pytest.mark.parametrize(("name", "seed"), CASES)
+@pytest.mark.parametrize("format", ALL_FORMATS)
+def test_lanes_give_the_reference_s_bits(name: str, format: str, seed: int | None, in_lanes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every op in every format, along both dims, nearest and stochastic; of all bfloat16s, NaN blocks, odd shapes."""
+    x = data()[name]
+    row = library.FORMATS[format]
+    given = None if seed is None else torch.tensor([seed])
+    scale = torch.tensor([0.0371]) if row.has_tensor_scale else None
+    mode = "even" if row.scale_modes and name == "odd" else None
+    calls: list[tuple[Any, dict[str, Any]]] = []
+    if not row.divides or seed is None:
+        calls += [(torch.ops.mx.fake_quant, {"dim": dim}) for dim in (0, 1)]
+    if not row.divides:
+        calls += [(torch.ops.mx.quantize, {"dim": dim}) for dim in (0, 1) if x.shape[dim] % row.codes_per_byte == 0]
+        calls += [(torch.ops.mx.quantize_both, {})] if all(size % row.codes_per_byte == 0 for size in x.shape) else []
+    for op, kwargs in calls:
+        have = op(x, format, given, scale, scale_mode=mode, **kwargs)
+        want = by_reference(monkeypatch, op, x, format, given, scale, scale_mode=mode, **kwargs)
+        for one, other in zip(have, want) if isinstance(have, tuple) else [(have, want)]:
+            assert_same(one, other)
+    assert in_lanes["count"] > 0 or row.divides  # whose elements are quotients
 
-    @pytest.mark.filterwarnings("ignore:overflow")  # of quotients, which saturate
-    @pytest.mark.parametrize(("name", "seed"), CASES)
-    @pytest.mark.parametrize("format", ALL_FORMATS)
-    def test_lanes_give_the_reference_s_bits(
-        name: str, format: str, seed: int | None, in_lanes: dict, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Every op in every format, along both dims, nearest and stochastic; of all bfloat16s, NaN blocks, odd shapes."""
-        x = data()[name]
-        row = library.FORMATS[format]
-        given = None if seed is None else torch.tensor([seed])
-        scale = torch.tensor([0.0371]) if row.has_tensor_scale else None
-        mode = "even" if row.scale_modes and name == "odd" else None
-        calls: list[tuple[Any, dict[str, Any]]] = []
-        if not row.divides or seed is None:
-            calls += [(torch.ops.mx.fake_quant, {"dim": dim}) for dim in (0, 1)]
-        if not row.divides:
-            calls += [(torch.ops.mx.quantize, {"dim": dim}) for dim in (0, 1) if x.shape[dim] % row.codes_per_byte == 0]
-            calls += [(torch.ops.mx.quantize_both, {})] if all(size % row.codes_per_byte == 0 for size in x.shape) else []
-        for op, kwargs in calls:
-            have = op(x, format, given, scale, scale_mode=mode, **kwargs)
-            want = by_reference(monkeypatch, op, x, format, given, scale, scale_mode=mode, **kwargs)
-            for one, other in zip(have, want) if isinstance(have, tuple) else [(have, want)]:
-                assert_same(one, other)
-        assert in_lanes["count"] > 0 or row.divides  # whose elements are quotients
 
-    @pytest.mark.filterwarnings("ignore:overflow")
-    @pytest.mark.parametrize("mode", SCALE_MODES)
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-    @pytest.mark.parametrize("format", FORMATS)
-    def test_other_dtypes_are_rounded_once(
-        format: str, dtype: torch.dtype, mode: str, in_lanes: dict, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """What becomes a bfloat16 first, or is converted, has the reference's code: all float16s, and float32s beside all bfloat16s."""
-        if dtype == torch.float16:
-            x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).view(2, 2**15).t().reshape(256, 256)
-        else:
-            x = between_bfloat16s()
-        for op, kwargs in (torch.ops.mx.quantize_both, {}), (torch.ops.mx.quantize, {"dim": 0}):
-            have = op(x, format, scale_mode=mode, **kwargs)
-            for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
-                assert_same(one, other)
-        assert (in_lanes["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("mode", SCALE_MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("format", FORMATS)
+def test_other_dtypes_are_rounded_once(format: str, dtype: torch.dtype, mode: str, in_lanes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What becomes a bfloat16 first, or is converted, has the reference's code: all float16s, and float32s beside all bfloat16s."""
+    if dtype == torch.float16:
+        x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).view(2, 2**15).t().reshape(256, 256)
+    else:
+        x = between_bfloat16s()
+    for op, kwargs in (torch.ops.mx.quantize_both, {}), (torch.ops.mx.quantize, {"dim": 0}):
+        have = op(x, format, scale_mode=mode, **kwargs)
+        for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
+            assert_same(one, other)
+    assert (in_lanes["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
 
-    @triton.jit
-    def round_all(
-        x_ptr,
-        random_ptr,
-        values_ptr,
-        codes_ptr,
-        largest: tl.constexpr,
-        largest_code: tl.constexpr,
-        mantissa_bits: tl.constexpr,
-        emin: tl.constexpr,
-        emax: tl.constexpr,
-    ) -> None:
-        """Round by random bits, under a scale of 1."""
-        i = tl.arange(0, 2**15)
-        x, random = tl.load(x_ptr + i), tl.load(random_ptr + i)
-        one = lanes.lane(0x3F80).to(tl.bfloat16, bitcast=True)
-        limit = lanes.lane_bits(tl.full([], largest, tl.float32))
-        tl.store(values_ptr + i, lanes.round_lanes(x, one, limit, random, mantissa_bits, emin, emax))
-        tl.store(codes_ptr + i, lane_codes.lane_codes(x, random, one, lanes.lane(0x4300 + largest_code), mantissa_bits, emin, emax, False))
 
-    @pytest.mark.parametrize("format", FORMATS)
-    def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> None:
-        """Each bfloat16 up to the format's largest number, by the random bits at which it is decided: values and codes."""
-        row = library.FORMATS[format]
-        magnitude = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
-        x = torch.where(magnitude <= row.largest, magnitude, row.largest)
-        y = x.to(torch.float32)
-        exponent = reference.grid_exponent(y.view(torch.int32), row)
-        step = exponent.view(torch.float32).to(torch.float64) * 2.0**-row.mantissa_bits
-        units = torch.floor(y / step * 2**17).to(torch.int32) % 2**17
-        upwards = (2**17 - units) // 2  # the first random bits that round up
-        for random in (upwards, upwards - 1, torch.zeros_like(units), torch.full_like(units, 2**16 - 1)):
-            random = random.clamp(0, 2**16 - 1)
-            values, codes = torch.empty(2**15, dtype=torch.int16), torch.empty(2**15, dtype=torch.int16)
-            numbers = (row.largest, row.largest_code, row.mantissa_bits, row.emin, row.emax)
-            round_all[(1,)](x, random.to(torch.int16), values, codes, *numbers)
-            assert_same(values.view(torch.bfloat16), reference.round_to_value(y, exponent, random, row).to(torch.bfloat16))
-            assert_same(codes & 0xFF, reference.round_to_code(y, exponent, random, row))
+@triton.jit
+def round_all(
+    x_ptr,
+    random_ptr,
+    values_ptr,
+    codes_ptr,
+    largest: tl.constexpr,
+    largest_code: tl.constexpr,
+    mantissa_bits: tl.constexpr,
+    emin: tl.constexpr,
+    emax: tl.constexpr,
+) -> None:
+    """Round by random bits, under a scale of 1."""
+    i = tl.arange(0, 2**15)
+    x, random = tl.load(x_ptr + i), tl.load(random_ptr + i)
+    one = lanes.lane(0x3F80).to(tl.bfloat16, bitcast=True)
+    limit = lanes.lane_bits(tl.full([], largest, tl.float32))
+    tl.store(values_ptr + i, lanes.round_lanes(x, one, limit, random, mantissa_bits, emin, emax))
+    tl.store(codes_ptr + i, lane_codes.lane_codes(x, random, one, lanes.lane(0x4300 + largest_code), mantissa_bits, emin, emax, False))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> None:
+    """Each bfloat16 up to the format's largest number, by the random bits at which it is decided: values and codes."""
+    row = library.FORMATS[format]
+    magnitude = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = torch.where(magnitude <= row.largest, magnitude, row.largest)
+    y = x.to(torch.float32)
+    exponent = reference.grid_exponent(y.view(torch.int32), row)
+    step = exponent.view(torch.float32).to(torch.float64) * 2.0**-row.mantissa_bits
+    units = torch.floor(y / step * 2**17).to(torch.int32) % 2**17
+    upwards = (2**17 - units) // 2  # the first random bits that round up
+    for random in (upwards, upwards - 1, torch.zeros_like(units), torch.full_like(units, 2**16 - 1)):
+        random = random.clamp(0, 2**16 - 1)
+        values, codes = torch.empty(2**15, dtype=torch.int16), torch.empty(2**15, dtype=torch.int16)
+        numbers = (row.largest, row.largest_code, row.mantissa_bits, row.emin, row.emax)
+        round_all[(1,)](x, random.to(torch.int16), values, codes, *numbers)
+        assert_same(values.view(torch.bfloat16), reference.round_to_value(y, exponent, random, row).to(torch.bfloat16))
+        assert_same(codes & 0xFF, reference.round_to_code(y, exponent, random, row))
