@@ -18,8 +18,8 @@ DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() and not INTERPRETED e
 # torch's transforms, modes and compilers make of an op, how ranks share a DTensor, the reference, the commands, other processes.
 SAME_INTERPRETED = (
     *("aoti", "bench", "cache", "checkpointing", "compilations", "distributed", "errors", "export", "fusion", "gpu_code", "gradients"),
-    *("import", "kernels_compile", "main", "memory", "modes", "oracle", "private_names", "random_compiled", "readme", "snapshots"),
-    *("swizzle", "threads", "transforms"),
+    *("import", "kernels_compile", "launches", "main", "memory", "modes", "mutations", "oracle", "private_names", "random_compiled"),
+    *("readme", "snapshots", "swizzle", "threads", "transforms"),
 )
 collect_ignore = [f"test_{name}.py" for name in SAME_INTERPRETED] if INTERPRETED else []
 

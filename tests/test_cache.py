@@ -12,6 +12,7 @@ import pytest
 from conftest import INTERPRETED
 
 import mx_ops
+from mx_ops import library
 
 SCRIPT = """
 import torch, mx_ops
@@ -65,3 +66,29 @@ def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(mx_ops.config, "lowering", "fast")
     with pytest.raises(ValueError, match=r"lowering is .fast.; it may be .auto., .aten., .triton."):
         mx_ops.config.get_lowering()
+
+
+def test_every_file_that_says_what_an_op_computes_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of any of them, in the package's folder or in that of the kernels, is another key; and so is a file more."""
+    package = tmp_path / "mx_ops"
+    shutil.copytree(Path(mx_ops.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(library, "__file__", str(package / "library.py"))
+    numbers = ("formats", "functional", "library", "reference", "symbols")
+    files = [*(package / f"{name}.py" for name in numbers), *package.glob("kernels/*.py")]
+    assert len(files) > 15
+    keys = {library.source_hash.__wrapped__()}
+    for file in (*files, package / "more.py", package / "kernels" / "more.py"):
+        file.write_text((file.read_text() if file.exists() else "") + "# more\n")
+        keys.add(library.source_hash.__wrapped__())
+    assert len(keys) == len(files) + 3
+
+
+def test_settings_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a graph holds depends on the setting, and on whether Triton is interpreted."""
+    keys = set()
+    for lowering in mx_ops.config.LOWERINGS:
+        for interpreted in (False, True):
+            monkeypatch.setattr(mx_ops.config, "lowering", lowering)
+            monkeypatch.setattr(library, "interpreted", lambda: interpreted)
+            keys.add(library.Digest().src)
+    assert len(keys) == 6

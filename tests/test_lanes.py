@@ -15,6 +15,7 @@ from helpers import ALL_FORMATS, FORMATS, SCALE_MODES, assert_same, wild
 from torch import Tensor
 
 from mx_ops import library, reference
+from mx_ops.formats import get_threshold
 from mx_ops.kernels import lane_codes, lanes
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
@@ -50,6 +51,12 @@ def between_bfloat16s() -> Tensor:
 CASES = [(name, None) for name in data()] + [(name, 2**40 + 3) for name in ("special", "whole blocks", "odd")]
 
 
+class Results(list):
+    """What Triton's frontend takes results from."""
+
+    get_result = list.__getitem__
+
+
 @pytest.fixture
 def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Kernels take lanes, and Triton's interpreter their PTX; how often it did."""
@@ -58,11 +65,6 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     runs = {"count": 0}
     numpy_types = {"int16": np.int16, "int32": np.int32, "uint8": np.uint8, "bf16": np.uint16, "fp32": np.float32}
-
-    class Results(list):
-        """What Triton's frontend takes results from."""
-
-        get_result = list.__getitem__
 
     def create_inline_asm(builder: Any, asm: str, constraints: str, values: list, types: list, is_pure: bool, pack: int) -> Results:
         runs["count"] += 1
@@ -94,12 +96,9 @@ def test_lanes_give_the_reference_s_bits(name: str, format: str, seed: int | Non
     given = None if seed is None else torch.tensor([seed])
     scale = torch.tensor([0.0371]) if row.has_tensor_scale else None
     mode = "even" if row.scale_modes and name == "odd" else None
-    calls: list[tuple[Any, dict[str, Any]]] = []
-    if not row.divides or seed is None:
-        calls += [(torch.ops.mx.fake_quant, {"dim": dim}) for dim in (0, 1)]
-    if not row.divides:
-        calls += [(torch.ops.mx.quantize, {"dim": dim}) for dim in (0, 1) if x.shape[dim] % row.codes_per_byte == 0]
-        calls += [(torch.ops.mx.quantize_both, {})] if all(size % row.codes_per_byte == 0 for size in x.shape) else []
+    calls: list[tuple[Any, dict[str, Any]]] = [(torch.ops.mx.fake_quant, {"dim": dim}) for dim in (0, 1)]
+    calls += [(torch.ops.mx.quantize, {"dim": dim}) for dim in (0, 1) if x.shape[dim] % row.codes_per_byte == 0]
+    calls += [(torch.ops.mx.quantize_both, {})] if all(size % row.codes_per_byte == 0 for size in x.shape) else []
     for op, kwargs in calls:
         have = op(x, format, given, scale, scale_mode=mode, **kwargs)
         want = by_reference(monkeypatch, op, x, format, given, scale, scale_mode=mode, **kwargs)
@@ -123,6 +122,28 @@ def test_other_dtypes_are_rounded_once(format: str, dtype: torch.dtype, mode: st
         for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
             assert_same(one, other)
     assert (in_lanes["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
+
+
+@triton.jit
+def scales_of_all(amax_ptr, bytes_ptr, inverses_ptr, emax: tl.constexpr, threshold: tl.constexpr) -> None:
+    """The scales of blocks with these largest magnitudes."""
+    i = tl.arange(0, 2**15)
+    byte, inverse = lanes.lane_scales(tl.load(amax_ptr + i), emax, threshold)
+    tl.store(bytes_ptr + i, byte)
+    tl.store(inverses_ptr + i, inverse)
+
+
+@pytest.mark.parametrize("mode", SCALE_MODES)
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_amax_has_the_reference_s_scale(format: str, mode: str) -> None:
+    """All 2^15 magnitudes, in every mode: the largest, where a scale of 2^128 would be NaN's byte, and the NaNs too."""
+    row, threshold = library.FORMATS[format], get_threshold(library.FORMATS[format], mode, False)
+    amax = torch.arange(2**15, dtype=torch.int32)
+    scales, inverses = torch.empty(2**15, dtype=torch.int32), torch.empty(2**15, dtype=torch.bfloat16)
+    scales_of_all[(1,)](amax, scales, inverses, row.emax, threshold)
+    expected = reference.scale_byte(amax << 16, row, threshold)
+    assert_same(scales, expected)
+    assert_same(inverses, torch.where(expected == 255, torch.nan, reference.inverse_scale(expected)))
 
 
 @triton.jit
@@ -164,3 +185,25 @@ def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> 
         round_all[(1,)](x, random.to(torch.int16), values, codes, *numbers)
         assert_same(values.view(torch.bfloat16), reference.round_to_value(y, exponent, random, row).to(torch.bfloat16))
         assert_same(codes & 0xFF, reference.round_to_code(y, exponent, random, row))
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.bfloat16, 9), (torch.float32, 9), (torch.bfloat16, 2), (torch.bfloat16, 1)])
+def test_codes_are_fetched_ahead_up_to_the_last_and_no_further(dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte from the first that is so far ahead on, once, and none beyond the tensor: there may be no memory."""
+    from triton.runtime import interpreter
+
+    fetched: list[tuple[int, int]] = []
+
+    def create_inline_asm(builder: Any, asm: str, constraints: str, values: list, types: list, is_pure: bool, pack: int) -> list:
+        assert "prefetch" in asm
+        fetched.append(tuple(int(value.data.item()) for value in values))
+        return Results([interpreter.TensorHandle(np.zeros(1, np.int32), types[0].scalar)])
+
+    kernels = sys.modules["mx_ops.kernels.dequantize"]
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
+    monkeypatch.setattr(kernels, "has_lanes", lambda device: True)
+    tile = kernels.THREADS * 16 // dtype.itemsize  # elements of a program, and as many bytes
+    monkeypatch.setattr(kernels, "AHEAD", 2 * tile)
+    elements, scales = torch.ops.mx.quantize(wild((rows, tile), dtype), "mxfp8_e4m3")
+    torch.ops.mx.dequantize(elements, scales, "mxfp8_e4m3", dtype=dtype)
+    assert sorted(fetched) == [(elements.data_ptr() + row * tile, tile) for row in range(2, rows)]
