@@ -19,19 +19,21 @@ from mx_ops import library, reference
 
 VALUES = int(os.environ.get("MX_OPS_TWIN_VALUES", 1 << 12 if INTERPRETED else 1 << 22))
 CHUNK = 1 << 25
+LENGTH = 512 if INTERPRETED else 4096  # of a row; interpreted there are eight, so that along the other dim there are rows, too
 TWINS = (["cpu"] if INTERPRETED else []) + [device for device in DEVICES if device != "cpu"]
 EXPONENTS = {torch.float32: (-150, 127), torch.bfloat16: (-140, 127), torch.float16: (-26, 15)}
 
 
 def random_values(count: int, dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
-    """Rows of 4096 values of every magnitude, neighbours within a few binades, and a NaN or an Inf here and there."""
-    rows = -(-count // 4096)
+    """Rows of values of every magnitude, neighbours within a few binades; a NaN or an Inf here and there, and a block of the largest."""
+    rows = -(-count // LENGTH)
     low, high = EXPONENTS[dtype]
-    scale = torch.randint(low, high, (rows, 128, 1), generator=generator, device=device)
-    spread = torch.randint(-6, 1, (rows, 128, 32), generator=generator, device=device)
-    x = torch.randn(rows, 128, 32, generator=generator, device=device)
-    x = torch.ldexp(torch.ldexp(x, spread), scale).clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype).view(rows, 4096)
-    x[0, 40], x[-1, 99] = float("nan"), float("-inf")
+    scale = torch.randint(low, high, (rows, LENGTH // 32, 1), generator=generator, device=device)
+    spread = torch.randint(-6, 1, (rows, LENGTH // 32, 32), generator=generator, device=device)
+    x = torch.randn(rows, LENGTH // 32, 32, generator=generator, device=device)
+    largest = torch.finfo(dtype).max
+    x = torch.ldexp(torch.ldexp(x, spread), scale).clamp(-largest, largest).to(dtype).view(rows, LENGTH)
+    x[0, 40], x[-1, 99], x[0, 128:160] = float("nan"), float("-inf"), largest
     return x
 
 
