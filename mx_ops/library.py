@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
-from .symbols import check, groups, known
+from .symbols import as_if_unbacked, check, groups, known, unspecialized
 
 library = torch.library.Library("mx", "DEF")
 KNOWN_SHAPES = 4096
@@ -79,11 +79,14 @@ class Call(NamedTuple):
         return (dim, dim - 1) if self.name == "quantize_both" else (dim,)
 
     def run(self, traced: bool = False) -> Any:
-        """Fill the outputs: by the kernel where the device has one that takes these shapes, else by the reference."""
+        """Fill the outputs: by the kernel where the device has one that takes these shapes, else by the reference.
+
+        Traced, it may give other tensors than the call's, in their place.
+        """
         tensors = self.scaled_tensors(traced)
         kernel = getattr(kernels_for(tensors[0].device.type), self.name, None)
         if kernel is None or (traced and fuses(self)) or not kernel(*tensors, *self.rule, traced=traced):
-            getattr(reference, self.name)(*tensors, *self.rule, traced=traced)
+            return getattr(reference, self.name)(*tensors, *self.rule, traced=traced)
         return self.outputs
 
     def scaled_tensors(self, traced: bool) -> tuple[Any, ...]:
@@ -186,13 +189,16 @@ def check_codes(elements: Tensor, scales: Tensor, tensor_scale: Tensor | None, r
         raise TypeError(f"dtype is {dtype}; it may be {', '.join(map(str, DTYPES))}")
     shape = list(elements.shape)
     shape[rule.dim] = count_blocks(shape[rule.dim] * rule.fmt.codes_per_byte, rule)
-    check(
-        scales.ndim == elements.ndim and all(have == want for have, want in zip(scales.shape, shape)),
-        lambda: (
+
+    def message() -> str:
+        return (
             f"scales of shape {tuple(scales.shape)} do not fit elements of shape {tuple(elements.shape)}: {rule.fmt.name} in blocks"
             f" of {rule.block_size} along dim {rule.dim} has scales of shape {tuple(shape)}"
-        ),
-    )
+        )
+
+    check(scales.ndim == elements.ndim, message)
+    for have, want in zip(scales.shape, shape):
+        check(have == want, message)
     if scales.device != elements.device:
         raise ValueError(f"scales are on {scales.device}, elements on {elements.device}: move them to one device")
     check_tensor_scale(tensor_scale, rule.fmt, elements.device, False)
@@ -285,12 +291,12 @@ def decompose(function: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
 
     A graph takes inputs of any strides, but holds those that its values had when it was traced: so the formulas work on copies.
     """
-    call = function(*args, **kwargs)
-    given = {id(arg) for arg in args}
-    tensors = [t.clone(memory_format=torch.contiguous_format) if id(t) in given and t is not None else t for t in call.tensors]
-    copied = call._replace(tensors=tuple(tensors))
-    getattr(reference, call.name)(*copied.scaled_tensors(traced=True), *call.rule, traced=True)
-    return call.outputs
+    with as_if_unbacked():
+        call = function(*args, **kwargs)
+        given = {id(arg) for arg in args}
+        tensors = [t.clone(memory_format=torch.contiguous_format) if id(t) in given and t is not None else t for t in call.tensors]
+        copied = call._replace(tensors=tuple(tensors))
+        return getattr(reference, call.name)(*copied.scaled_tensors(traced=True), *call.rule, traced=True)
 
 
 # The ops. The dispatcher leaves out arguments that equal the schema's defaults, so the functions' defaults are the same.
@@ -308,7 +314,7 @@ def op(
     def register(function: Callable[..., Call]) -> Callable[..., Call]:
         name = library.define(schema, tags=torch.Tag.pt2_compliant_tag)
         library.impl(name, lambda *args, **kwargs: function(*args, **kwargs).run(), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"mx::{name}", lambda *args, **kwargs: function(*args, **kwargs).outputs, lib=library)
+        torch.library.register_fake(f"mx::{name}", lambda *args, **kwargs: fake_outputs(function(*args, **kwargs)), lib=library)
         overload = getattr(torch.ops.mx, name).default
         names = [argument.name for argument in overload._schema.arguments]
 
@@ -331,6 +337,19 @@ def op(
     return register
 
 
+def fake_outputs(call: Call) -> Any:
+    """What a call gives, without its values: under torch.export of sizes that are not specialized.
+
+    Torch asks of each size of a new tensor whether it is 1. If one follows from a symbol, as the number of blocks does, it makes a guard
+    of what is so in the example: an exported program would refuse other numbers of blocks.
+    """
+    if not torch.compiler.is_exporting():
+        return call.outputs
+    if isinstance(call.outputs, Tensor):
+        return unspecialized(call.outputs)
+    return tuple(map(unspecialized, call.outputs))
+
+
 def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, args: tuple, kwargs: dict | None) -> Any:
     """What a graph gets in place of an op: the op itself when it is exported, and when it is compiled, what the op does.
 
@@ -344,7 +363,7 @@ def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, a
         return mode.__torch_dispatch__(overload, types, args, kwargs)
     if not all(issubclass(kind, FakeTensor) or kind in (Tensor, FunctionalTensor) for kind in types):
         return NotImplemented  # a subclass of Tensor first does what it does
-    with mode:
+    with mode, as_if_unbacked():
         return function(*args, **(kwargs or {})).run(traced=True)
 
 
@@ -579,12 +598,14 @@ def unswizzle_scales(swizzled, rows, columns) -> Call:
     check(rows >= 0 and columns >= 0, lambda: f"{rows} rows and {columns} columns: sizes may not be negative")
     *outer, have_rows, have_columns = swizzled.shape
     tiles = -(-rows // TILE[0]), -(-columns // TILE[1])
-    check(
-        have_rows == tiles[0] * TILE[0] and have_columns == tiles[1] * TILE[1],
-        lambda: (
+
+    def message() -> str:
+        return (
             f"swizzled scales of shape {tuple(swizzled.shape)} do not hold {rows} rows and {columns} columns: those fill"
             f" {tiles[0] * TILE[0]} and {tiles[1] * TILE[1]}"
-        ),
-    )
+        )
+
+    check(have_rows == tiles[0] * TILE[0], message)
+    check(have_columns == tiles[1] * TILE[1], message)
     out = swizzled.new_empty([*outer, rows, columns])
     return Call("unswizzle_scales", (swizzled, out), tiles, out)
