@@ -92,6 +92,7 @@ def _openmp() -> ctypes.CDLL | None:
 
     torch.set_num_threads sets the number of every thread that asks for the first time, too: a thread that is started meanwhile keeps it.
     """
+    torch.get_num_threads()  # asked for the first time, torch sets it
     folder = pathlib.Path(torch.__file__).parent / "lib"
     # What all libraries see (one that was loaded before torch is the one torch uses), what torch's own sees, and Windows's by name.
     for path in (None, *(str(folder / name) for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "libiomp5md.dll"))):

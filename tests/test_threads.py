@@ -103,6 +103,15 @@ def test_where_they_cannot_be_set_apart_they_work_together(three_threads: None, 
     assert threads.map_alone(lambda _: (torch.get_num_threads(), threading.get_ident()), range(5)) == [(3, threading.get_ident())] * 5
 
 
+def test_torchs_openmp_is_found_by_a_thread_that_never_asked_torch(three_threads: None) -> None:
+    """The same as by others, though torch sets the number of threads of such a thread when it is first asked."""
+    find = threads._openmp.__wrapped__
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(find).result()
+    assert found is not None
+    assert found._name == find()._name
+
+
 def test_what_a_piece_raises_is_raised(three_threads: None) -> None:
     """Nothing is lost in a thread, the rest is left, and torch has its threads again."""
     begun = []
