@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .formats import Format
 from .symbols import groups, has_unbacked, known, memory_order
+from .threads import share_out
 
 BITS = {2: torch.int16, 4: torch.int32}  # what holds the bits of a dtype of this size
 
@@ -325,40 +322,6 @@ def _pieces(like: Tensor, dim: int, block_size: int, times: int = 1, together: b
         yield tuple(reversed(piece))
 
 
-def _share_out(work: Callable[[Any], None], pieces: Iterator[tuple[slice, ...] | None], together: bool = False) -> None:
-    """Work on pieces: as many at a time as torch has threads, and each in one thread; or ``together`` on one after the other."""
-    todo = list(pieces)
-    threads = torch.get_num_threads() if len(todo) > 1 and not together else 1
-    if threads == 1:
-        for piece in todo:
-            work(piece)
-        return
-
-    def alone(piece: tuple[slice, ...] | None) -> None:
-        with torch.inference_mode():  # outputs may be tensors of that mode, and inputs need no graph
-            work(piece)
-
-    for _ in _pool(os.getpid(), threads).map(alone, todo):
-        pass
-
-
-@functools.cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch works alone. A process has its own: one that was forked has no threads yet."""
-    started = threading.Barrier(threads)
-
-    def start() -> None:
-        torch.get_num_threads()  # only then does a thread keep a number of its own
-        torch.set_num_threads(1)
-        started.wait()
-
-    pool = ThreadPoolExecutor(threads, "mx_ops", start)
-    for future in [pool.submit(int) for _ in range(threads)]:
-        future.result()
-    torch.set_num_threads(threads)  # for threads to come: what a thread sets for itself is their default
-    return pool
-
-
 def _part(tensor: Tensor, piece: tuple[slice, ...] | None, dim: int, divisor: int = 1) -> Tensor:
     """A piece's part of a tensor that has a ``divisor``-th of the length along ``dim``; ``dim`` is moved last."""
     if piece is not None:
@@ -472,7 +435,7 @@ def quantize(
 
     if traced:
         return work(None)
-    _share_out(work, _pieces(x, dim, block_size))
+    share_out(work, _pieces(x, dim, block_size))
     return elements, scales
 
 
@@ -540,7 +503,7 @@ def dequantize(
     if traced:
         return work(None)
     times = 2 if looked_up else 1  # of half the intermediates
-    _share_out(work, _pieces(out, dim, block_size, times, together), together)
+    share_out(work, _pieces(out, dim, block_size, times, together), together)
     return out
 
 
@@ -665,7 +628,7 @@ def fake_quant(
 
     if traced:
         return work(None)
-    _share_out(work, _pieces(x, dim, block_size))
+    share_out(work, _pieces(x, dim, block_size))
     return out
 
 
