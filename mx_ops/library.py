@@ -23,6 +23,7 @@ from torch._library.triton import triton_ops_to_kernels
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode, dispatch_functionalize
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_map
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
@@ -449,7 +450,11 @@ def batch(
     If each slice is ``alone`` it may not: with a seed it draws the noise, and with a scale of the whole tensor it has the scale, that it
     would have by itself.
     """
-    if alone:
+    if alone and size == 0:
+        # There is no slice whose outputs tell their shapes: what one of zeros would give has them.
+        one = [arg if at is None else arg.new_zeros([*arg.shape[:at], *arg.shape[at + 1 :]]) for arg, at in zip(args, in_dims)]
+        outputs = tree_map(lambda output: output.new_empty(0, *output.shape), op(*one, **kwargs))
+    elif alone:
         slices = [op(*(arg if at is None else arg.select(at, i) for arg, at in zip(args, in_dims)), **kwargs) for i in range(size)]
         outputs = torch.stack(slices) if isinstance(slices[0], Tensor) else tuple(map(torch.stack, zip(*slices)))
     else:

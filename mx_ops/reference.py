@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .formats import Format
-from .symbols import groups, has_unbacked, known, memory_order
+from .symbols import first, groups, has_unbacked, known, memory_order
 from .threads import share_out
 
 BITS = {2: torch.int16, 4: torch.int32}  # what holds the bits of a dtype of this size
@@ -292,7 +292,7 @@ def random_bits(seed: Tensor, shape: torch.Size, piece: tuple[slice, ...] | None
         counter = counter + position.view([-1] + [1] * (len(rows) - dim))
         stride = stride * shape[dim]
     halves = [half for word in philox(seed.view(()), counter) for half in (word & 0xFFFF, word >> 16)]
-    return torch.stack(halves, -1).flatten(-2)[..., : last.stop - last.start].to(torch.int32)
+    return first(torch.stack(halves, -1).flatten(-2), last.stop - last.start).to(torch.int32)
 
 
 def _pieces(like: Tensor, dim: int, block_size: int, times: int = 1, together: bool = False) -> Iterator[tuple[slice, ...] | None]:
@@ -353,7 +353,7 @@ def _unblocks(tensor: Tensor, length: int) -> Tensor:
     *strides, along, step = tensor.stride()
     if known(along == block * step) and not has_unbacked(tensor.stride()):
         return tensor.as_strided((*outer, length), (*strides, step))
-    return tensor.flatten(-2)[..., :length]
+    return first(tensor.flatten(-2), length)
 
 
 def _write(out: Tensor, part: Tensor, dim: int, finish: Callable[..., Tensor], *values: Tensor) -> Tensor:
@@ -370,10 +370,10 @@ def _write(out: Tensor, part: Tensor, dim: int, finish: Callable[..., Tensor], *
         order = memory_order(out)
         if order is not None:
             wholes = [value.flatten(-2) if value.ndim > part.ndim else value for value in values]
-            flat = [whole[..., :length].movedim(-1, dim).permute(order).reshape(-1) for whole in wholes]
+            flat = [first(whole, length).movedim(-1, dim).permute(order).reshape(-1) for whole in wholes]
             return finish(*flat).to(out.dtype).as_strided(out.shape, out.stride())
     value = finish(*values)
-    part.copy_(_unblocks(value, length) if value.ndim > part.ndim else value[..., :length])
+    part.copy_(_unblocks(value, length) if value.ndim > part.ndim else first(value, length))
     return out
 
 

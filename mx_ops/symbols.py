@@ -67,6 +67,16 @@ def groups(length: int, size: int) -> tuple[int, bool]:
     return (length // size, True) if whole and known(length > size) else (length // size + 2, False)
 
 
+def first(tensor: torch.Tensor, length: int | torch.SymInt) -> torch.Tensor:
+    """The first of a tensor's last dim.
+
+    Of a slice by symbols torch 2.11 takes the size for a new symbol, of which nothing is known.
+    """
+    if isinstance(length, int):
+        return tensor[..., :length]
+    return tensor.index_select(-1, torch.arange(0, length, device=tensor.device))  # type: ignore[call-overload]
+
+
 def as_if_unbacked() -> contextlib.AbstractContextManager:
     """While it lasts torch makes no guard of a size in the example where it can do without."""
     from torch.fx.experimental import _config

@@ -13,14 +13,16 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import queue
 import random
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -287,8 +289,9 @@ def check(program: Program, device: str = "cpu") -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]
+    """What an error says first; a compiler's first line only says that it failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[: 2 if "raised:" in lines[0] else 1])[:300] if lines else ""
 
 
 @contextlib.contextmanager
@@ -301,16 +304,32 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def work(job: tuple[Program, str]) -> tuple[Program, list[str], float]:
+def work(program: Program, device: str) -> list[str]:
     """Check a program in a process of its own."""
     torch.set_num_threads(1)
     torch._inductor.config.aot_inductor.debug_compile = True  # C++ compiles in half the time without optimizations
-    start = time.perf_counter()
     try:
-        found = check(*job)
+        return check(program, device)
     except Exception:
-        found = [traceback.format_exc()[-500:]]
-    return job[0], found, time.perf_counter() - start
+        return [traceback.format_exc()[-500:]]
+
+
+def work_in_turn(programs: queue.SimpleQueue[Program], device: str, end: float, done: queue.SimpleQueue[Any]) -> None:
+    """Take programs and put what is wrong about each; a process that crashes, as a program does that reads what it should not, is one."""
+    pool = None
+    while time.monotonic() < end:
+        try:
+            program = programs.get_nowait()
+        except queue.Empty:
+            break
+        pool = pool or concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        start = time.monotonic()
+        try:
+            found = pool.submit(work, program, device).result()
+        except concurrent.futures.process.BrokenProcessPool:
+            found, pool = ["the process crashed"], None
+        done.put((program, found, time.monotonic() - start))
+    done.put(None)
 
 
 def main() -> int:
@@ -325,19 +344,22 @@ def main() -> int:
     rows = [row for row in programs() if all(word in str(row) for word in words)]
     done: Counter[tuple[str, str]] = Counter()
     wrong: Counter[tuple[str, str]] = Counter()
+    waiting: queue.SimpleQueue[Program] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for row in random.Random(0).sample(rows, len(rows)):
+        waiting.put(row)
     end = time.monotonic() + options.seconds
-    with concurrent.futures.ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=16) as pool:
-        futures = [pool.submit(work, (row, options.device)) for row in random.Random(0).sample(rows, len(rows))]
-        for future in concurrent.futures.as_completed(futures):
-            if future.cancelled():
-                continue
-            row, found, seconds = future.result()
-            done[row.kind, row.way] += 1
-            wrong[row.kind, row.way] += bool(found)
-            print(f"{'WRONG' if found else 'right'}  {row}  ({seconds:.0f} s)", *found[:12], sep="\n    ", flush=True)
-            if time.monotonic() > end:
-                for later in futures:
-                    later.cancel()
+    for _ in range(options.jobs):
+        threading.Thread(target=work_in_turn, args=(waiting, options.device, end, finished)).start()
+    working = options.jobs
+    while working:
+        if (result := finished.get()) is None:
+            working -= 1
+            continue
+        row, found, seconds = result
+        done[row.kind, row.way] += 1
+        wrong[row.kind, row.way] += bool(found)
+        print(f"{'WRONG' if found else 'right'}  {row}  ({seconds:.0f} s)", *found[:12], sep="\n    ", flush=True)
     print(f"\ntorch {torch.__version__}, {options.device}: {done.total()} of {len(rows)} programs run, {wrong.total()} wrong; by kind:")
     for kind in SIZES:
         print(f"  {kind:30}", *(f"{way} {wrong[kind, way]}/{done[kind, way]}" for way in WAYS))
