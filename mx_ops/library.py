@@ -379,30 +379,64 @@ class StraightThrough(torch.autograd.Function):
 DEVICE_KEYS = (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.CPU, torch._C.DispatchKey.XPU)
 
 
+def runs_here(keyset: Any) -> bool:
+    """Whether nothing but the device is left to dispatch to: no mode, no subclass, no transform, no tangents.
+
+    Then a kernel for autograd runs the call itself: to go back to the dispatcher takes as long as a launch.
+    """
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    return (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in DEVICE_KEYS
+
+
+def below_autograd(overload: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:
+    """The op without its derivative, at this level of torch.func's transforms; those further out see the caller's grad mode."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+
+
+def place_of_scale(overload: Any) -> int:
+    """Which of an op's arguments the tensor_scale is; one that no call has, where there is none."""
+    names = [argument.name for argument in overload._schema.arguments]
+    return names.index("tensor_scale") if "tensor_scale" in names else len(names)
+
+
+def check_no_derivative(scale: Tensor | None) -> None:
+    """Check that no derivative by a tensor_scale is asked, in either mode: it would be zero without a word. Raises ValueError."""
+    if scale is None:
+        return
+    asked = scale.requires_grad and torch.is_grad_enabled()
+    if asked or (torch.autograd.forward_ad._current_level >= 0 and forward_ad.unpack_dual(scale).tangent is not None):
+        raise ValueError(
+            f"tensor_scale {'requires a gradient' if asked else 'has a tangent'}, and nothing is differentiated by it: give"
+            " tensor_scale.detach()"
+        )
+
+
 def straight_through(overload: Any, function: Callable[..., Call]) -> Callable:
     """The kernel for autograd of every fake_quant: derivatives are those of the identity, in both modes, and under torch.func.
 
     What `torch.library.register_autograd` would register knows backward alone: in forward mode it gives zeros without a word, and under
-    torch.func an error. It serves where it suffices. And where nothing but the device is left to dispatch to (no mode, no subclass, no
-    transform) the call runs right here: to go back to the dispatcher takes as long as a launch.
+    torch.func an error. It serves where it suffices.
     """
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad, *[None] * (len(ctx.needs_input_grad) - 1)
 
     implementation = make_autograd_impl(overload, Info(backward, None))
+    scale = place_of_scale(overload) - 1  # in what follows the input
 
     def autograd(keyset: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        transformed = torch._C._are_functorch_transforms_active()
-        dual = torch.autograd.forward_ad._current_level >= 0
-        if not (transformed or dual) and (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in DEVICE_KEYS:
+        if len(args) > scale:
+            check_no_derivative(args[scale])
+        if runs_here(keyset):
             if input.requires_grad and torch.is_grad_enabled():
                 return StraightThrough.apply(input, lambda input: function(input, *args, **kwargs).run())
             return function(input, *args, **kwargs).run()
-        if not transformed and (not dual or forward_ad.unpack_dual(input).tangent is None):
+        transformed = torch._C._are_functorch_transforms_active()
+        if not transformed and (torch.autograd.forward_ad._current_level < 0 or forward_ad.unpack_dual(input).tangent is None):
             return implementation(keyset, input, *args, **kwargs)
-        with torch.no_grad():
-            values = implementation(keyset, input, *args, **kwargs)
+        values = below_autograd(overload, keyset, input, *args, **kwargs)
         out = input + torch.zeros_like(values)  # has the derivatives, and is batched as the values are
         with torch.no_grad():
             out.detach().copy_(values)
@@ -412,12 +446,18 @@ def straight_through(overload: Any, function: Callable[..., Call]) -> Callable:
 
 
 def constant(overload: Any, function: Callable[..., Call]) -> Callable:
-    """The kernel for autograd of what has no derivative, though it is a floating-point number."""
-    implementation = make_autograd_impl(overload, Info(None, None))
+    """The kernel for autograd of what has no derivative, floating-point numbers too."""
+    scale = place_of_scale(overload)
 
-    def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Tensor:
-        with torch.no_grad():
-            return implementation(keyset, *args, **kwargs)
+    def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > scale:
+            check_no_derivative(args[scale])
+        if not runs_here(keyset):
+            return below_autograd(overload, keyset, *args, **kwargs)
+        if args[0].requires_grad and torch.is_grad_enabled():
+            with torch.no_grad():
+                return function(*args, **kwargs).run()
+        return function(*args, **kwargs).run()
 
     return autograd
 
@@ -446,7 +486,8 @@ def batch(
 
 @op(
     "quantize(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *,"
-    " int dim=-1, int? block_size=None, str? scale_mode=None) -> (Tensor elements, Tensor scales)"
+    " int dim=-1, int? block_size=None, str? scale_mode=None) -> (Tensor elements, Tensor scales)",
+    derivative=constant,
 )
 def quantize(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
     rule = resolve(input.ndim, format, dim, block_size, scale_mode, seed is not None)
@@ -458,6 +499,7 @@ def quantize(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=
 @op(
     "quantize_both(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *, int? block_size=None, str? scale_mode=None)"
     " -> (Tensor elements, Tensor scales, Tensor elements_t, Tensor scales_t)",
+    derivative=constant,
 )
 def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=None, scale_mode=None) -> Call:
     if input.ndim < 2:
@@ -471,7 +513,8 @@ def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=Non
 
 @op(
     "dequantize(Tensor elements, Tensor scales, str format, Tensor? tensor_scale=None, *,"
-    " int dim=-1, int? block_size=None, ScalarType dtype=float) -> Tensor"
+    " int dim=-1, int? block_size=None, ScalarType dtype=float) -> Tensor",
+    derivative=constant,
 )
 def dequantize(elements, scales, format, tensor_scale=None, *, dim=-1, block_size=None, dtype=torch.float32) -> Call:
     rule = resolve(elements.ndim, format, dim, block_size, None, False)

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 NAMES = {
+    "torch._C._AutoDispatchBelowAutograd": "calls an op without its derivative by it, as make_autograd_impl does",
     "torch._C.DispatchKey.CPU": "tells by it whether nothing but the device is left to dispatch to",
     "torch._C.DispatchKey.CUDA": "tells by it whether nothing but the device is left to dispatch to",
     "torch._C.DispatchKey.XPU": "tells by it whether nothing but the device is left to dispatch to",
     "torch._C._after_ADInplaceOrView_keyset": "tells by it whether nothing but the device is left to dispatch to",
+    "torch._C._after_autograd_keyset": "calls an op without its derivative by it, as make_autograd_impl does",
     "torch._C._are_functorch_transforms_active": "differentiates under torch.func by it, which register_autograd does not",
     "torch.autograd.forward_ad._current_level": "spares eager calls the look for a tangent by it",
     "torch._functorch.config.decompose_custom_triton_ops": "tells by it whether a graph is exported, and keeps the op, or compiled",
