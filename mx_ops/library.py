@@ -23,6 +23,7 @@ from torch._library.triton import triton_ops_to_kernels
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode, dispatch_functionalize
 from torch.autograd import forward_ad
+from torch.nested._internal.nested_tensor import NestedTensor
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
@@ -160,20 +161,31 @@ def resolve_dim(ndim: int, dim: int) -> int:
     return dim % ndim
 
 
+def check_strided(tensor: Tensor, name: str) -> None:
+    """Check that a tensor lies in memory by strides. Raises TypeError."""
+    if tensor.is_nested:
+        raise TypeError(f"{name}: nested tensors are not taken; use .values(), the rows of a jagged one, or .to_padded_tensor(0.0)")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name}: tensors of layout {tensor.layout} are not taken; use .to_dense()")
+
+
 def check_dtype(x: Tensor) -> None:
     """Check what is to be quantized. Raises TypeError."""
     if x.dtype not in DTYPES:
         raise TypeError(f"input is {x.dtype}; it may be {', '.join(map(str, DTYPES))}")
+    check_strided(x, "input")
 
 
 def check_input(x: Tensor, seed: Tensor | None, tensor_scale: Tensor | None, fmt: Format, computed: bool) -> None:
     """Check the tensors of quantize and fake_quant. Raises TypeError and ValueError."""
     check_dtype(x)
-    if seed is not None and (seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != x.device):
-        raise ValueError(
-            f"seed is {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}; it must be one int64 on the input's device, such as"
-            f" torch.randint(2**63 - 1, (1,), device='{x.device}')"
-        )
+    if seed is not None:
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != x.device:
+            raise ValueError(
+                f"seed is {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}; it must be one int64 on the input's device, such as"
+                f" torch.randint(2**63 - 1, (1,), device='{x.device}')"
+            )
+        check_strided(seed, "seed")
     check_tensor_scale(tensor_scale, fmt, x.device, computed)
 
 
@@ -182,6 +194,7 @@ def check_codes(elements: Tensor, scales: Tensor, tensor_scale: Tensor | None, r
     for name, tensor in (("elements", elements), ("scales", scales)):
         if tensor.dtype != torch.uint8:
             raise TypeError(f"{name} are {tensor.dtype}; the op takes bytes: use {name}.view(torch.uint8), or mx_ops.dequantize")
+        check_strided(tensor, name)
     if dtype not in DTYPES:
         raise TypeError(f"dtype is {dtype}; it may be {', '.join(map(str, DTYPES))}")
     shape = list(elements.shape)
@@ -214,6 +227,8 @@ def check_tensor_scale(tensor_scale: Tensor | None, fmt: Format, device: torch.d
             f"tensor_scale is {tensor_scale.dtype} of shape {tuple(tensor_scale.shape)} on {tensor_scale.device}; it must be one float32 on"
             f" the device of the other tensors, {device}, such as mx_ops.tensor_scale(x)"
         )
+    else:
+        check_strided(tensor_scale, "tensor_scale")
 
 
 # Allocation: the blocked dim is the innermost in memory, as matrix units read it.
@@ -325,6 +340,11 @@ def op(
         triton_ops_to_kernels[f"mx::{name}"] = [Digest()]
         if derivative is not None:
             library.impl(name, derivative(overload, function), "Autograd", with_keyset=True)
+        for key in ("AutogradNestedTensor", "NestedTensorCPU", "NestedTensorCUDA"):
+            library.impl(name, functools.partial(refuse_nested, names), key)
+        torch.library.register_torch_dispatch(
+            f"mx::{name}", NestedTensor, lambda mode, op, types, args, kwargs=None: refuse_nested(names, *args), lib=library
+        )
         functions[overload] = function
         return function
 
@@ -374,6 +394,13 @@ class StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """The gradient, as it comes."""
         return grad, None
+
+
+def refuse_nested(names: list[str], *args: Any, **kwargs: Any) -> None:
+    """The kernel for nested tensors, which have keys, and a class, of their own. Raises TypeError."""
+    for name, arg in zip(names, args):
+        if isinstance(arg, Tensor):
+            check_strided(arg, name)
 
 
 DEVICE_KEYS = (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.CPU, torch._C.DispatchKey.XPU)
@@ -587,6 +614,7 @@ def check_scales(scales: Tensor, name: str, op: str) -> None:
     """Check that bytes are matrices. Raises TypeError and ValueError."""
     if scales.dtype != torch.uint8:
         raise TypeError(f"{name} are {scales.dtype}; the op takes bytes: use {name}.view(torch.uint8), or mx_ops.{op}")
+    check_strided(scales, name)
     check_matrices(scales.shape, name)
 
 

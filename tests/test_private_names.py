@@ -26,6 +26,7 @@ NAMES = {
     "torch._library.autograd.Info": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.autograd.make_autograd_impl": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.triton.triton_ops_to_kernels": "makes torch.compile's cache depend on the numbers of the ops by it",
+    "torch.nested._internal.nested_tensor.NestedTensor": "refuses jagged tensors, in inference mode too, by it",
     "torch._subclasses.fake_tensor.FakeTensor": "tells subclasses of Tensor by it, which are to work on their parts first",
     "torch._subclasses.functional_tensor.FunctionalTensor": "tells subclasses of Tensor by it, which are to work on their parts first",
     "torch._subclasses.functional_tensor.dispatch_functionalize": "makes decompositions change nothing in place by it",
