@@ -42,7 +42,7 @@ def quantize(
         seed: one int64 on x's device (or an int), the only source of randomness: the same seed gives the same bits on every device,
             for every layout, compiled or not. A seed implies stochastic rounding. Without one, `torch.randint` draws it.
         tensor_scale: for ``"nvfp4"`` alone, which needs one: a float32 on x's device, such as ``mx_ops.tensor_scale(x)``. It is no result:
-            keep it for `dequantize`. ``torch.ones(1)`` is no second scale.
+            keep it for `dequantize`. ``torch.ones(1)`` is no second scale. Nothing is differentiated by it.
         dim: the dim along which blocks lie.
         block_size: 16, 32, 64, 128 or 256; the format's own (32, and 16 for NVFP4) unless given.
         scale_mode: ``"floor"``; ``"rceil"``, the smallest scale that clips nothing, as NVIDIA's hardware computes it; ``"ceil"``,
@@ -51,12 +51,13 @@ def quantize(
     Returns:
         Elements, in the format's dtype (float4_e2m1fn_x2: two along ``dim`` in a byte, the first in the low bits; float8_e4m3fn;
         float8_e5m2; uint8 for MXFP6, whose codes have a byte each; int8), and scales (float8_e8m0fnu, or float8_e4m3fn for NVFP4),
-        ceil(n / block_size) along ``dim``. Both have ``dim`` innermost in memory.
+        ceil(n / block_size) along ``dim``. Both have ``dim`` innermost in memory. How to gather DTensors: `mx_ops.distributed`.
 
     Raises:
         ValueError: unknown format, scale mode or block size; an odd length along ``dim`` for mxfp4 and nvfp4; a seed or a tensor_scale
-            that does not fit; no tensor_scale for nvfp4, one for another format, or a scale mode for nvfp4.
-        TypeError: another dtype; a seed that is neither a tensor nor an int.
+            that does not fit; no tensor_scale for nvfp4, one for another format, or a scale mode for nvfp4; a tensor_scale that requires
+            a gradient, where gradients are on, or has a tangent: give ``tensor_scale.detach()``.
+        TypeError: another dtype; what is no tensor, or a nested or sparse one; a seed that is neither a tensor nor an int.
         IndexError: ``dim`` out of range, or x of rank 0.
 
     >>> x = torch.tensor([[1.0, -0.3, 6.0, 0.1]])
@@ -139,8 +140,9 @@ def dequantize(
         A tensor of ``dtype``, with ``dim`` innermost in memory.
 
     Raises:
-        ValueError: unknown format or block size; scales or a tensor_scale that do not fit; no tensor_scale for nvfp4.
-        TypeError: elements that are not of the format's dtype, or another ``dtype``.
+        ValueError: unknown format or block size; scales or a tensor_scale that do not fit; no tensor_scale for nvfp4; a tensor_scale of
+            which a derivative is asked, as in `quantize`.
+        TypeError: elements that are not of the format's dtype, or another ``dtype``; what is no tensor, or a nested or sparse one.
         IndexError: ``dim`` out of range.
 
     >>> codes = torch.tensor([[0x21, 0xF6]], dtype=torch.uint8)  # low nibble first: 0.5, 1, 4, -6
