@@ -152,7 +152,8 @@ def dequantize(
     if _traced(elements, scales, tensor_scale):
         return _node(dequantize, locals())
     fmt = get_format(format)
-    _check_tensor(tensor_scale, "tensor_scale", optional=True)
+    if tensor_scale is not None:
+        _check_tensor(tensor_scale, "tensor_scale")
     elements = _bytes(elements, fmt.dtype, f"elements of {format}")
     scales = _bytes(scales, fmt.scale_dtype, "scales")
     return _ops.dequantize(elements, scales, format, tensor_scale, dim=dim, block_size=block_size, dtype=dtype)
@@ -371,7 +372,7 @@ def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
     >>> torch.equal(mx_ops.fold_seed(layer3, 100), mx_ops.fold_seed(seed, 3, 100))
     True
     """
-    if _traced(seed, *values):
+    if any(map(_traced, (seed, *values))):
         return handle_torch_function(fold_seed, (seed, *values), seed, *values)
     if not isinstance(seed, Tensor):
         raise TypeError(f"seed is of type {type(seed).__name__}; it must be an int64 tensor")
@@ -437,9 +438,9 @@ def fake_quant_mxfp8(x: Tensor, stochastic_rounding: bool = False, format: str =
     return mxfp8_fake_quant(x, format, stochastic_rounding)
 
 
-def _traced(*tensors: Any) -> bool:
+def _traced(first: Any, second: Any = None, third: Any = None) -> bool:
     """Whether torch.fx traces the call: then tensors are proxies, which have no dtype to ask for."""
-    return any(isinstance(tensor, Proxy) for tensor in tensors)
+    return isinstance(first, Proxy) or isinstance(second, Proxy) or isinstance(third, Proxy)
 
 
 def _node(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -447,16 +448,17 @@ def _node(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     return handle_torch_function(function, tuple(arguments.values()), **arguments)
 
 
-def _check_tensor(value: Any, name: str, optional: bool = False) -> None:
+def _check_tensor(value: Any, name: str) -> None:
     """Check that an argument is a tensor, which the ops say in the dispatcher's words. Raises TypeError."""
-    if not (isinstance(value, (Tensor, Proxy)) or (optional and value is None)):
+    if not isinstance(value, (Tensor, Proxy)):
         raise TypeError(f"{name} must be a tensor, not of type {type(value).__name__}")
 
 
 def _seed(x: Tensor, stochastic_rounding: bool, seed: Tensor | int | None, tensor_scale: Tensor | None = None) -> Tensor | None:
     """The seed tensor of a call, which is checked: the one given, or one drawn on x's device, inside the graph if there is one."""
     _check_tensor(x, "input")
-    _check_tensor(tensor_scale, "tensor_scale", optional=True)
+    if tensor_scale is not None:
+        _check_tensor(tensor_scale, "tensor_scale")
     if not isinstance(stochastic_rounding, bool) and hasattr(stochastic_rounding, "__index__"):  # perhaps meant for the seed
         kind = type(stochastic_rounding).__name__
         raise TypeError(f"stochastic_rounding is of type {kind}; it may be True or False: give a seed by its name, as seed=...")

@@ -404,6 +404,9 @@ def refuse_nested(names: list[str], *args: Any, **kwargs: Any) -> None:
 
 
 DEVICE_KEYS = (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.CPU, torch._C.DispatchKey.XPU)
+# As ints, which Python compares ten times as fast.
+DEVICE_ALONE = frozenset(keyset.raw_repr() for keyset in map(torch._C.DispatchKeySet, DEVICE_KEYS))
+AFTER_AUTOGRAD = torch._C._after_ADInplaceOrView_keyset.raw_repr()
 
 
 def runs_here(keyset: Any) -> bool:
@@ -413,7 +416,7 @@ def runs_here(keyset: Any) -> bool:
     """
     if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         return False
-    return (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in DEVICE_KEYS
+    return keyset.raw_repr() & AFTER_AUTOGRAD in DEVICE_ALONE
 
 
 def below_autograd(overload: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -482,7 +485,7 @@ def constant(overload: Any, function: Callable[..., Call]) -> Callable:
         if not runs_here(keyset):
             return below_autograd(overload, keyset, *args, **kwargs)
         if args[0].requires_grad and torch.is_grad_enabled():
-            with torch.no_grad():
+            with torch._C._AutoDispatchBelowAutograd():
                 return function(*args, **kwargs).run()
         return function(*args, **kwargs).run()
 
