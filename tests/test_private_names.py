@@ -12,10 +12,13 @@ import pytest
 import torch
 
 NAMES = {
+    "torch._C._AutoDispatchBelowAutograd": "calls an op without its derivative by it, as make_autograd_impl does",
     "torch._C.DispatchKey.CPU": "tells by it whether nothing but the device is left to dispatch to",
     "torch._C.DispatchKey.CUDA": "tells by it whether nothing but the device is left to dispatch to",
     "torch._C.DispatchKey.XPU": "tells by it whether nothing but the device is left to dispatch to",
-    "torch._C._after_ADInplaceOrView_keyset": "tells by it whether nothing but the device is left to dispatch to",
+    "torch._C.DispatchKeySet": "tells by it whether nothing but the device is left to dispatch to",
+    "torch._C._after_ADInplaceOrView_keyset.raw_repr": "tells by it whether nothing but the device is left to dispatch to",
+    "torch._C._after_autograd_keyset": "calls an op without its derivative by it, as make_autograd_impl does",
     "torch._C._are_functorch_transforms_active": "differentiates under torch.func by it, which register_autograd does not",
     "torch.autograd.forward_ad._current_level": "spares eager calls the look for a tangent by it",
     "torch._functorch.config.decompose_custom_triton_ops": "tells by it whether a graph is exported, and keeps the op, or compiled",
@@ -24,6 +27,7 @@ NAMES = {
     "torch._library.autograd.Info": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.autograd.make_autograd_impl": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.triton.triton_ops_to_kernels": "makes torch.compile's cache depend on the numbers of the ops by it",
+    "torch.nested._internal.nested_tensor.NestedTensor": "refuses jagged tensors, in inference mode too, by it",
     "torch._subclasses.fake_tensor.FakeTensor": "tells subclasses of Tensor by it, which are to work on their parts first",
     "torch._subclasses.functional_tensor.FunctionalTensor": "tells subclasses of Tensor by it, which are to work on their parts first",
     "torch._subclasses.functional_tensor.dispatch_functionalize": "makes decompositions change nothing in place by it",
