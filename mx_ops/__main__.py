@@ -40,7 +40,7 @@ Columns:
 A format with one rule for its scales has no scale mode. One with a scale for the whole tensor has that of the tensor's finite values.
 A NaN or an Inf turns its block into NaN: those blocks count for bits/value alone.
 
-Exit status: 0 all bits agree, 1 some differ, 2 a file cannot be read or an argument is wrong.
+Exit status: 0 all bits agree, 1 some differ, 2 a file cannot be read, nothing can be printed, or an argument is wrong.
 
 Example:
   python -m mx_ops model.safetensors --tensors
@@ -63,7 +63,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m mx_ops", description=HELP, epilog=HELP_MORE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", metavar="FILE", nargs="*", help="a checkpoint: .safetensors, or .pt, .pth or .bin by torch.save")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", help="a checkpoint: .safetensors, or a folder of such, or .pt, .pth or .bin by torch.save"
+    )
     parser.add_argument("--tensors", action="store_true", help="figures for each tensor too")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     parser.add_argument("--device", help="where the ops run (default: the GPU if there is one, else the CPU)")

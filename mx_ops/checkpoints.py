@@ -62,6 +62,7 @@ class Stored:
         """And how long they are."""
         return self.shape[-1] if self.shape else 1
 
+    @torch.no_grad()
     def read(self, rows: slice, columns: slice) -> Tensor:
         """A window of the matrix, copied, and converted if its dtype is one that is."""
         size = (rows.stop - rows.start, columns.stop - columns.start)

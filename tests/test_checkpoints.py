@@ -74,18 +74,21 @@ def test_missing_safetensors_is_said_with_its_remedy(tmp_path: Path, monkeypatch
 
 def test_containers_are_visited_once(tmp_path: Path, no_checks: None) -> None:
     """Those that lie at many places, or in themselves, are named after the first; a tensor that lies at several has all its names."""
+
+    def names(content: object) -> list[str]:
+        torch.save(content, tmp_path / "x.pt")
+        (file,) = json.loads(call("--json", "--tensors", tmp_path / "x.pt")[1])["files"]
+        return [tensor["name"] for tensor in file["by_tensor"]]
+
+    loop: dict[str, object] = {"w": torch.ones(8)}
+    loop["loop"] = loop
+    assert names(loop) == ["w"]  # first: what goes round in it fails, and does not go on
     nested: object = torch.ones(4)
     for _ in range(9):
         nested = [nested] * 10
     state = {"a": torch.ones(2), "b": nested}
-    torch.save({"model": state, "ema": state, "self": None}, tmp_path / "x.pt")
-    loop: dict[str, object] = {"w": torch.ones(8)}
-    loop["loop"] = loop
-    torch.save(loop, tmp_path / "y.pt")
-    files = json.loads(call("--json", "--tensors", tmp_path / "x.pt", tmp_path / "y.pt")[1])["files"]
     first = "model.b" + 8 * ".0"
-    assert [tensor["name"] for tensor in files[0]["by_tensor"]] == ["model.a", *(f"{first}.{index}" for index in range(10))]
-    assert [tensor["name"] for tensor in files[1]["by_tensor"]] == ["w"]
+    assert names({"model": state, "ema": state, "none": None}) == ["model.a", *(f"{first}.{index}" for index in range(10))]
 
 
 def test_a_tensor_that_repeats_few_bytes_for_ever_is_refused(tmp_path: Path, no_checks: None) -> None:
@@ -136,7 +139,7 @@ def test_pieces_are_those_of_the_matrix(layout: str, at_once: int, tmp_path: Pat
     monkeypatch.setattr(report, "AT_ONCE", at_once)
     monkeypatch.setattr(checkpoints, "MAPPED", 4096)
     monkeypatch.setattr(checkpoints, "AROUND", 512)
-    tensor = LAYOUTS[layout]().detach()
+    tensor = LAYOUTS[layout]()
     torch.save([torch.randn(3), tensor], tmp_path / "x.pt")
     stored = checkpoints.open_checkpoint(str(tmp_path / "x.pt")).tensors[1]
     matrix = tensor.float().reshape(stored.rows, stored.length)
