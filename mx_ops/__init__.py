@@ -3,6 +3,12 @@
 Importing it registers the ops of ``torch.ops.mx``; the functions here are the same ops with torch's own dtypes.
 """
 
+import sys
+import warnings
+
+if sys.argv[:1] == ["-m"]:  # the commands need no numpy, of which torch warns as it is imported
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
+
 from . import config
 from . import library as _library  # noqa: F401  registers the ops
 from .formats import BLOCK_SIZES, FORMATS, SCALE_MODES, Format

@@ -15,11 +15,13 @@ import torch
 import mx_ops
 
 from . import library
-from .checkpoints import CommandError, Source, make_sample, one_line, open_checkpoint
+from .checkpoints import CONVERTED, Source, make_sample, open_checkpoint
+from .command import CommandError, emit, one_line, run_command
 from .formats import FORMATS, Format
-from .report import COMBINATIONS, CONVERTED, Check, Figures, Report, check_fake_quant, check_ops, survey
+from .report import COMBINATIONS, Check, Figures, Report, check_fake_quant, check_ops, survey
 
 SHOWN = 10  # differences printed a check, and names a note; --json has them all
+WIDTH = 100  # characters of names a note
 COLUMNS = ("format", "scale mode", "bits/value", "SQNR dB", "largest error", "clipped %")
 NUMBERS = range(2, 6)
 
@@ -38,7 +40,7 @@ Columns:
 A format with one rule for its scales has no scale mode. One with a scale for the whole tensor has that of the tensor's finite values.
 A NaN or an Inf turns its block into NaN: those blocks count for bits/value alone.
 
-Exit status: 0 all bits agree, 1 some differ, 2 a file cannot be read or an argument is wrong.
+Exit status: 0 all bits agree, 1 some differ, 2 a file cannot be read, nothing can be printed, or an argument is wrong.
 
 Example:
   python -m mx_ops model.safetensors --tensors
@@ -47,17 +49,13 @@ Example:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parse(arguments)
-    try:
+
+    def body() -> int:
+        options = parse(arguments)
         device = pick_device(options.device)
-        sources = [open_checkpoint(file) for file in options.files] or make_sample()
-        return run(sources, device, options)
-    except CommandError as error:
-        print(f"mx_ops: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough; nor is there anyone to tell on the way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return run([open_checkpoint(file) for file in options.files] or make_sample(), device, options)
+
+    return run_command("mx_ops", body)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -65,7 +63,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m mx_ops", description=HELP, epilog=HELP_MORE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", metavar="FILE", nargs="*", help="a checkpoint: .safetensors, or .pt, .pth or .bin by torch.save")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", help="a checkpoint: .safetensors, or a folder of such, or .pt, .pth or .bin by torch.save"
+    )
     parser.add_argument("--tensors", action="store_true", help="figures for each tensor too")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     parser.add_argument("--device", help="where the ops run (default: the GPU if there is one, else the CPU)")
@@ -109,26 +109,26 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 def run(sources: list[Source], device: torch.device, options: argparse.Namespace) -> int:
     """Do the job, and print as it goes; the exit status."""
 
-    def say(line: str = "") -> None:
+    def say(*lines: str) -> None:
         if not options.json:
-            print(line, flush=True)
+            emit(*lines)
 
     machine = describe_machine(device)
     say(f"mx_ops {machine['mx_ops']}, torch {machine['torch']}, triton {machine['triton'] or 'not installed'}")
     say(f"backend: {machine['backend']}")
     reports, checks = [], []
-    for source in sources:
-        reports.append(survey(source, device))
-        say()
-        say("\n".join(describe(reports[-1], options.tensors)))
-    say()
+    while sources:  # none is kept, nor what it has in memory
+        reports.append(survey(sources.pop(0), device))
+        say("", *describe(reports[-1], options.tensors))
+    say("")
     for check in itertools.chain([check_fake_quant(reports)], check_ops(device)):
         checks.append(check)
-        say("\n".join(describe_check(check)))
+        say(*describe_check(check))
     ok = all(check.ok for check in checks)
     if options.json:
         files = [as_json(report, options.tensors) for report in reports]
-        print(json.dumps({**machine, "files": files, "checks": [check._asdict() for check in checks], "ok": ok}, indent=2, allow_nan=False))
+        document = {**machine, "files": files, "checks": [check._asdict() for check in checks], "ok": ok}
+        emit(*json.dumps(document, indent=2, allow_nan=False).splitlines())
     return 0 if ok else 1
 
 
@@ -180,9 +180,12 @@ def count(number: int, noun: str) -> str:
 
 
 def shorten(names: list[str]) -> str:
-    """The first few names."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    """The first few names: as many as a line has room for."""
+    shown = names[:SHOWN]
+    while len(shown) > 1 and len(", ".join(shown)) > WIDTH:
+        shown.pop()
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def row(fmt: Format, scale_mode: str | None, figures: Figures) -> list[str]:

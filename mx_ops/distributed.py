@@ -7,6 +7,10 @@ give each rank noise of its own, with `fold_seed` on its ``to_local()``. A seed 
 reduction of its eight bytes; a replicated DTensor needs none. A scale of the whole tensor that is not given is that of all shards, which
 takes a reduction of four bytes; one that is given may be a DTensor, or a plain tensor, which is taken as it is on each rank.
 
+What `mx_ops.quantize` gives of a DTensor, ranks exchange as bytes: gloo sends no FP8, FP4 or E8M0 («Invalid scalar type»). So spell
+``elements.full_tensor()`` as ``elements.view(torch.uint8).full_tensor().view(elements.dtype)``, and `redistribute` likewise, or call
+``torch.ops.mx.quantize``, which gives bytes. Every function here does so itself, and takes either.
+
 >>> import mx_ops.distributed
 >>> from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
 >>> mesh = init_device_mesh("cpu", (1,))
@@ -14,6 +18,9 @@ takes a reduction of four bytes; one that is given may be a DTensor, or a plain 
 >>> y = mx_ops.mxfp4_fake_quant(x)
 >>> y.placements, y.full_tensor()
 ((Shard(dim=0),), tensor([[ 0.5000,  2.0000, -6.0000]]))
+>>> elements, scales = mx_ops.quantize(x, "mxfp8_e4m3")
+>>> elements.view(torch.uint8).full_tensor().view(elements.dtype).dtype
+torch.float8_e4m3fn
 """
 
 from __future__ import annotations

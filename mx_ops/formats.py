@@ -8,7 +8,9 @@ of Pretraining Large Language Models with NVFP4 (NVIDIA, arXiv 2509.25149).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -37,6 +39,12 @@ class Format:
     block_size: int = 32
     twos_complement: bool = False  # a negative code is 2^bits less its magnitude, and there is no -0
     scale: Format | None = None  # whose elements the scales of blocks are, under one float32 for the whole tensor; None: they are E8M0
+
+    def __reduce__(self) -> tuple[Callable[..., Format], tuple[Any, ...]]:
+        """A copy of a row of the table, in this process or another, is that row: rows are compared by identity."""
+        if FORMATS.get(self.name) is self:
+            return get_format, (self.name,)
+        return Format, tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def codes_per_byte(self) -> int:
@@ -106,14 +114,32 @@ FORMATS = {
     )
 }
 
+
 # A scale mode is one number a format: the block's scale exponent is floor(log2(amax)) - emax, plus one if the 23 mantissa bits of
 # amax exceed this threshold.
-SCALE_MODES = {
-    "floor": lambda fmt: 0x7FFFFF,  # no mantissa exceeds it: round the exponent down
-    "ceil": lambda fmt: 0,  # every amax that is no power of two rounds up
-    "rceil": lambda fmt: float32_bits(fmt.largest) & 0x7FFFFF,  # round up just when amax would clip
-    "even": lambda fmt: 2**23 - 2 ** (22 - fmt.mantissa_bits) - 1,  # round up when amax, rounded to the element's mantissa, carries
-}
+
+
+def floor(fmt: Format) -> int:
+    """No mantissa exceeds it: round the exponent down."""
+    return 0x7FFFFF
+
+
+def ceil(fmt: Format) -> int:
+    """Every amax that is no power of two rounds up."""
+    return 0
+
+
+def rceil(fmt: Format) -> int:
+    """Round up just when amax would clip."""
+    return float32_bits(fmt.largest) & 0x7FFFFF
+
+
+def even(fmt: Format) -> int:
+    """Round up when amax, rounded to the element's mantissa, carries."""
+    return 2**23 - 2 ** (22 - fmt.mantissa_bits) - 1
+
+
+SCALE_MODES = {"floor": floor, "ceil": ceil, "rceil": rceil, "even": even}
 
 
 def float32_bits(value: float) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
+from torch.overrides import handle_torch_function
 
 from .formats import get_format
+from .library import check_strided
 
 _ops = torch.ops.mx
 
@@ -38,7 +42,7 @@ def quantize(
         seed: one int64 on x's device (or an int), the only source of randomness: the same seed gives the same bits on every device,
             for every layout, compiled or not. A seed implies stochastic rounding. Without one, `torch.randint` draws it.
         tensor_scale: for ``"nvfp4"`` alone, which needs one: a float32 on x's device, such as ``mx_ops.tensor_scale(x)``. It is no result:
-            keep it for `dequantize`. ``torch.ones(1)`` is no second scale.
+            keep it for `dequantize`. ``torch.ones(1)`` is no second scale. Nothing is differentiated by it.
         dim: the dim along which blocks lie.
         block_size: 16, 32, 64, 128 or 256; the format's own (32, and 16 for NVFP4) unless given.
         scale_mode: ``"floor"``; ``"rceil"``, the smallest scale that clips nothing, as NVIDIA's hardware computes it; ``"ceil"``,
@@ -47,12 +51,13 @@ def quantize(
     Returns:
         Elements, in the format's dtype (float4_e2m1fn_x2: two along ``dim`` in a byte, the first in the low bits; float8_e4m3fn;
         float8_e5m2; uint8 for MXFP6, whose codes have a byte each; int8), and scales (float8_e8m0fnu, or float8_e4m3fn for NVFP4),
-        ceil(n / block_size) along ``dim``. Both have ``dim`` innermost in memory.
+        ceil(n / block_size) along ``dim``. Both have ``dim`` innermost in memory. How to gather DTensors: `mx_ops.distributed`.
 
     Raises:
         ValueError: unknown format, scale mode or block size; an odd length along ``dim`` for mxfp4 and nvfp4; a seed or a tensor_scale
-            that does not fit; no tensor_scale for nvfp4, one for another format, or a scale mode for nvfp4.
-        TypeError: another dtype; a seed that is neither a tensor nor an int.
+            that does not fit; no tensor_scale for nvfp4, one for another format, or a scale mode for nvfp4; a tensor_scale that requires
+            a gradient, where gradients are on, or has a tangent: give ``tensor_scale.detach()``.
+        TypeError: another dtype; what is no tensor, or a nested or sparse one; a seed that is neither a tensor nor an int.
         IndexError: ``dim`` out of range, or x of rank 0.
 
     >>> x = torch.tensor([[1.0, -0.3, 6.0, 0.1]])
@@ -62,7 +67,9 @@ def quantize(
     >>> mx_ops.dequantize(elements, scales, "mxfp8_e4m3")
     tensor([[ 1.0000, -0.3125,  6.0000,  0.1016]])
     """
-    seed = _seed(x, stochastic_rounding, seed)
+    if _traced(x, seed, tensor_scale):
+        return _node(quantize, locals())
+    seed = _seed(x, stochastic_rounding, seed, tensor_scale)
     elements, scales = _ops.quantize(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
     fmt = get_format(format)
     return _view(elements, fmt.dtype), _view(scales, fmt.scale_dtype)
@@ -102,7 +109,9 @@ def quantize_both(
             [2., 3.],
             [4., 5.]])
     """
-    seed = _seed(x, stochastic_rounding, seed)
+    if _traced(x, seed, tensor_scale):
+        return _node(quantize_both, locals())
+    seed = _seed(x, stochastic_rounding, seed, tensor_scale)
     codes = _ops.quantize_both(x, format, seed, tensor_scale, block_size=block_size, scale_mode=scale_mode)
     elements, scales, elements_t, scales_t = codes
     fmt = get_format(format)
@@ -131,15 +140,20 @@ def dequantize(
         A tensor of ``dtype``, with ``dim`` innermost in memory.
 
     Raises:
-        ValueError: unknown format or block size; scales or a tensor_scale that do not fit; no tensor_scale for nvfp4.
-        TypeError: elements that are not of the format's dtype, or another ``dtype``.
+        ValueError: unknown format or block size; scales or a tensor_scale that do not fit; no tensor_scale for nvfp4; a tensor_scale of
+            which a derivative is asked, as in `quantize`.
+        TypeError: elements that are not of the format's dtype, or another ``dtype``; what is no tensor, or a nested or sparse one.
         IndexError: ``dim`` out of range.
 
     >>> codes = torch.tensor([[0x21, 0xF6]], dtype=torch.uint8)  # low nibble first: 0.5, 1, 4, -6
     >>> mx_ops.dequantize(codes, torch.tensor([[128]], dtype=torch.uint8), "mxfp4")  # times 2 to the 128 - 127
     tensor([[  1.,   2.,   8., -12.]])
     """
+    if _traced(elements, scales, tensor_scale):
+        return _node(dequantize, locals())
     fmt = get_format(format)
+    if tensor_scale is not None:
+        _check_tensor(tensor_scale, "tensor_scale")
     elements = _bytes(elements, fmt.dtype, f"elements of {format}")
     scales = _bytes(scales, fmt.scale_dtype, "scales")
     return _ops.dequantize(elements, scales, format, tensor_scale, dim=dim, block_size=block_size, dtype=dtype)
@@ -174,7 +188,7 @@ def fake_quant(
     >>> mx_ops.fake_quant(x.detach(), "mxfp4", seed=7)  # -0.3 is rounded to -0.5 with probability 0.6, and to 0 otherwise
     tensor([ 1.0000, -0.5000,  6.0000,  0.0000])
     """
-    seed = _seed(x, stochastic_rounding, seed)
+    seed = _seed(x, stochastic_rounding, seed, tensor_scale)
     return _ops.fake_quant(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
 
 
@@ -245,7 +259,7 @@ def nvfp4_fake_quant(
     >>> mx_ops.nvfp4_fake_quant(torch.tensor([0.6, 2.4, -5.1]))  # t is 5.1 / 2688, s 448 and d 0.85
     tensor([ 0.4250,  2.5500, -5.1000])
     """
-    seed = _seed(x, stochastic_rounding, seed)
+    seed = _seed(x, stochastic_rounding, seed, tensor_scale)
     return _ops.nvfp4_fake_quant(x, seed, tensor_scale, dim=dim, block_size=block_size)
 
 
@@ -276,6 +290,7 @@ def tensor_scale(x: Tensor, format: str = "nvfp4") -> Tensor:
     >>> mx_ops.dequantize(elements, scales, "nvfp4", tensor_scale=scale)
     tensor([[   0.,   -0., 5376.,    0.]])
     """
+    _check_tensor(x, "input")
     return _ops.tensor_scale(x, format)
 
 
@@ -305,6 +320,8 @@ def swizzle_scales(scales: Tensor) -> Tensor:
     tensor([119, 119, 119,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,
               0,   0, 119, 119, 119,   0], dtype=torch.uint8)
     """
+    if _traced(scales):
+        return _node(swizzle_scales, locals())
     return _view(_ops.swizzle_scales(_one_byte(scales, "scales")), scales.dtype)
 
 
@@ -327,6 +344,8 @@ def unswizzle_scales(swizzled: Tensor, rows: int, columns: int) -> Tensor:
     tensor([[0, 1, 2],
             [3, 4, 5]], dtype=torch.uint8)
     """
+    if _traced(swizzled):
+        return _node(unswizzle_scales, locals())
     return _view(_ops.unswizzle_scales(_one_byte(swizzled, "swizzled scales"), rows, columns), swizzled.dtype)
 
 
@@ -353,6 +372,8 @@ def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
     >>> torch.equal(mx_ops.fold_seed(layer3, 100), mx_ops.fold_seed(seed, 3, 100))
     True
     """
+    if any(map(_traced, (seed, *values))):
+        return handle_torch_function(fold_seed, (seed, *values), seed, *values)
     if not isinstance(seed, Tensor):
         raise TypeError(f"seed is of type {type(seed).__name__}; it must be an int64 tensor")
     seed = _one_int64(seed, "seed")
@@ -417,13 +438,40 @@ def fake_quant_mxfp8(x: Tensor, stochastic_rounding: bool = False, format: str =
     return mxfp8_fake_quant(x, format, stochastic_rounding)
 
 
-def _seed(x: Tensor, stochastic_rounding: bool, seed: Tensor | int | None) -> Tensor | None:
-    """The seed tensor of a call: the one given, or one drawn on x's device, inside the graph if there is one."""
+def _traced(first: Any, second: Any = None, third: Any = None) -> bool:
+    """Whether torch.fx traces the call: then tensors are proxies, which have no dtype to ask for."""
+    return isinstance(first, Proxy) or isinstance(second, Proxy) or isinstance(third, Proxy)
+
+
+def _node(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """The call as one node of torch.fx's graph."""
+    return handle_torch_function(function, tuple(arguments.values()), **arguments)
+
+
+def _check_tensor(value: Any, name: str) -> None:
+    """Check that an argument is a tensor, which the ops say in the dispatcher's words. Raises TypeError."""
+    if not isinstance(value, (Tensor, Proxy)):
+        raise TypeError(f"{name} must be a tensor, not of type {type(value).__name__}")
+
+
+def _seed(x: Tensor, stochastic_rounding: bool, seed: Tensor | int | None, tensor_scale: Tensor | None = None) -> Tensor | None:
+    """The seed tensor of a call, which is checked: the one given, or one drawn on x's device, inside the graph if there is one."""
+    _check_tensor(x, "input")
+    if tensor_scale is not None:
+        _check_tensor(tensor_scale, "tensor_scale")
+    if not isinstance(stochastic_rounding, bool) and hasattr(stochastic_rounding, "__index__"):  # perhaps meant for the seed
+        kind = type(stochastic_rounding).__name__
+        raise TypeError(f"stochastic_rounding is of type {kind}; it may be True or False: give a seed by its name, as seed=...")
     if seed is None:
         return torch.randint(2**63 - 1, (1,), device=x.device) if stochastic_rounding else None
-    if isinstance(seed, Tensor):
+    if isinstance(seed, (Tensor, Proxy)):
         return seed  # the op checks it
+    if isinstance(seed, bool):  # perhaps meant for stochastic_rounding
+        raise TypeError(f"seed is of type bool; {_NO_INT}")
     return torch.full((1,), _int(seed, "seed"), dtype=torch.int64, device=x.device)
+
+
+_NO_INT = "it may be an int, or an int64 tensor of one element"
 
 
 def _int(value: Any, name: str) -> int:
@@ -434,7 +482,7 @@ def _int(value: Any, name: str) -> int:
         try:
             value = _index(value)
         except TypeError:
-            raise TypeError(f"{name} is of type {type(value).__name__}; it may be an int, or an int64 tensor of one element") from None
+            raise TypeError(f"{name} is of type {type(value).__name__}; {_NO_INT}") from None
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{name} is an int outside int64; it may be from -2**63 to 2**63 - 1")
     return value
@@ -460,19 +508,30 @@ def _one_int64(tensor: Tensor, name: str) -> Tensor:
 
 def _bytes(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """The bytes of a tensor of one-byte elements."""
+    _check_tensor(tensor, name)
     allowed = dict.fromkeys((dtype, torch.uint8))
     if tensor.dtype not in allowed:
         raise TypeError(f"{name} are {tensor.dtype}; they may be {' or '.join(map(str, allowed))}")
+    check_strided(tensor, name)
     return _view(tensor, torch.uint8)
 
 
 def _one_byte(tensor: Tensor, name: str) -> Tensor:
     """The bytes of scales of any format."""
-    if tensor.dtype.itemsize != 1 or tensor.dtype == torch.bool:
+    _check_tensor(tensor, name)
+    if tensor.dtype.itemsize != 1 or tensor.dtype == torch.bool or tensor.is_quantized:
         raise TypeError(f"{name} are {tensor.dtype}; they may be of any dtype of one byte, such as torch.float8_e8m0fnu")
+    check_strided(tensor, name)
     return _view(tensor, torch.uint8)
 
 
 def _view(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The bytes of a tensor in a dtype. No view is taken where it has that already: torch 2.11 does not batch views under vmap."""
-    return tensor if tensor.dtype == dtype else tensor.view(dtype)
+    if tensor.dtype == dtype:
+        return tensor
+    if torch.jit.is_tracing():
+        raise NotImplementedError(
+            f"torch.jit.trace has no view of {tensor.dtype} as {dtype}: trace the ops, such as torch.ops.mx.quantize, which take and give"
+            " bytes, or use torch.export"
+        )
+    return tensor.view(dtype)

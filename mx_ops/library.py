@@ -23,10 +23,11 @@ from torch._library.triton import triton_ops_to_kernels
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode, dispatch_functionalize
 from torch.autograd import forward_ad
+from torch.nested._internal.nested_tensor import NestedTensor
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
-from .symbols import check, groups, known
+from .symbols import as_if_unbacked, check, groups, known, unspecialized
 
 library = torch.library.Library("mx", "DEF")
 KNOWN_SHAPES = 4096
@@ -79,11 +80,14 @@ class Call(NamedTuple):
         return (dim, dim - 1) if self.name == "quantize_both" else (dim,)
 
     def run(self, traced: bool = False) -> Any:
-        """Fill the outputs: by the kernel where the device has one that takes these shapes, else by the reference."""
+        """Fill the outputs: by the kernel where the device has one that takes these shapes, else by the reference.
+
+        Traced, it may give other tensors than the call's, in their place.
+        """
         tensors = self.scaled_tensors(traced)
         kernel = getattr(kernels_for(tensors[0].device.type), self.name, None)
         if kernel is None or (traced and fuses(self)) or not kernel(*tensors, *self.rule, traced=traced):
-            getattr(reference, self.name)(*tensors, *self.rule, traced=traced)
+            return getattr(reference, self.name)(*tensors, *self.rule, traced=traced)
         return self.outputs
 
     def scaled_tensors(self, traced: bool) -> tuple[Any, ...]:
@@ -160,20 +164,31 @@ def resolve_dim(ndim: int, dim: int) -> int:
     return dim % ndim
 
 
+def check_strided(tensor: Tensor, name: str) -> None:
+    """Check that a tensor lies in memory by strides. Raises TypeError."""
+    if tensor.is_nested:
+        raise TypeError(f"{name}: nested tensors are not taken; use .values(), the rows of a jagged one, or .to_padded_tensor(0.0)")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name}: tensors of layout {tensor.layout} are not taken; use .to_dense()")
+
+
 def check_dtype(x: Tensor) -> None:
     """Check what is to be quantized. Raises TypeError."""
     if x.dtype not in DTYPES:
         raise TypeError(f"input is {x.dtype}; it may be {', '.join(map(str, DTYPES))}")
+    check_strided(x, "input")
 
 
 def check_input(x: Tensor, seed: Tensor | None, tensor_scale: Tensor | None, fmt: Format, computed: bool) -> None:
     """Check the tensors of quantize and fake_quant. Raises TypeError and ValueError."""
     check_dtype(x)
-    if seed is not None and (seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != x.device):
-        raise ValueError(
-            f"seed is {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}; it must be one int64 on the input's device, such as"
-            f" torch.randint(2**63 - 1, (1,), device='{x.device}')"
-        )
+    if seed is not None:
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != x.device:
+            raise ValueError(
+                f"seed is {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}; it must be one int64 on the input's device, such as"
+                f" torch.randint(2**63 - 1, (1,), device='{x.device}')"
+            )
+        check_strided(seed, "seed")
     check_tensor_scale(tensor_scale, fmt, x.device, computed)
 
 
@@ -182,17 +197,21 @@ def check_codes(elements: Tensor, scales: Tensor, tensor_scale: Tensor | None, r
     for name, tensor in (("elements", elements), ("scales", scales)):
         if tensor.dtype != torch.uint8:
             raise TypeError(f"{name} are {tensor.dtype}; the op takes bytes: use {name}.view(torch.uint8), or mx_ops.dequantize")
+        check_strided(tensor, name)
     if dtype not in DTYPES:
         raise TypeError(f"dtype is {dtype}; it may be {', '.join(map(str, DTYPES))}")
     shape = list(elements.shape)
     shape[rule.dim] = count_blocks(shape[rule.dim] * rule.fmt.codes_per_byte, rule)
-    check(
-        scales.ndim == elements.ndim and all(have == want for have, want in zip(scales.shape, shape)),
-        lambda: (
+
+    def message() -> str:
+        return (
             f"scales of shape {tuple(scales.shape)} do not fit elements of shape {tuple(elements.shape)}: {rule.fmt.name} in blocks"
             f" of {rule.block_size} along dim {rule.dim} has scales of shape {tuple(shape)}"
-        ),
-    )
+        )
+
+    check(scales.ndim == elements.ndim, message)
+    for have, want in zip(scales.shape, shape):
+        check(have == want, message)
     if scales.device != elements.device:
         raise ValueError(f"scales are on {scales.device}, elements on {elements.device}: move them to one device")
     check_tensor_scale(tensor_scale, rule.fmt, elements.device, False)
@@ -214,6 +233,8 @@ def check_tensor_scale(tensor_scale: Tensor | None, fmt: Format, device: torch.d
             f"tensor_scale is {tensor_scale.dtype} of shape {tuple(tensor_scale.shape)} on {tensor_scale.device}; it must be one float32 on"
             f" the device of the other tensors, {device}, such as mx_ops.tensor_scale(x)"
         )
+    else:
+        check_strided(tensor_scale, "tensor_scale")
 
 
 # Allocation: the blocked dim is the innermost in memory, as matrix units read it.
@@ -285,12 +306,12 @@ def decompose(function: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
 
     A graph takes inputs of any strides, but holds those that its values had when it was traced: so the formulas work on copies.
     """
-    call = function(*args, **kwargs)
-    given = {id(arg) for arg in args}
-    tensors = [t.clone(memory_format=torch.contiguous_format) if id(t) in given and t is not None else t for t in call.tensors]
-    copied = call._replace(tensors=tuple(tensors))
-    getattr(reference, call.name)(*copied.scaled_tensors(traced=True), *call.rule, traced=True)
-    return call.outputs
+    with as_if_unbacked():
+        call = function(*args, **kwargs)
+        given = {id(arg) for arg in args}
+        tensors = [t.clone(memory_format=torch.contiguous_format) if id(t) in given and t is not None else t for t in call.tensors]
+        copied = call._replace(tensors=tuple(tensors))
+        return getattr(reference, call.name)(*copied.scaled_tensors(traced=True), *call.rule, traced=True)
 
 
 # The ops. The dispatcher leaves out arguments that equal the schema's defaults, so the functions' defaults are the same.
@@ -308,7 +329,7 @@ def op(
     def register(function: Callable[..., Call]) -> Callable[..., Call]:
         name = library.define(schema, tags=torch.Tag.pt2_compliant_tag)
         library.impl(name, lambda *args, **kwargs: function(*args, **kwargs).run(), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"mx::{name}", lambda *args, **kwargs: function(*args, **kwargs).outputs, lib=library)
+        torch.library.register_fake(f"mx::{name}", lambda *args, **kwargs: fake_outputs(function(*args, **kwargs)), lib=library)
         overload = getattr(torch.ops.mx, name).default
         names = [argument.name for argument in overload._schema.arguments]
 
@@ -325,10 +346,28 @@ def op(
         triton_ops_to_kernels[f"mx::{name}"] = [Digest()]
         if derivative is not None:
             library.impl(name, derivative(overload, function), "Autograd", with_keyset=True)
+        for key in ("AutogradNestedTensor", "NestedTensorCPU", "NestedTensorCUDA"):
+            library.impl(name, functools.partial(refuse_nested, names), key)
+        torch.library.register_torch_dispatch(
+            f"mx::{name}", NestedTensor, lambda mode, op, types, args, kwargs=None: refuse_nested(names, *args), lib=library
+        )
         functions[overload] = function
         return function
 
     return register
+
+
+def fake_outputs(call: Call) -> Any:
+    """What a call gives, without its values: under torch.export of sizes that are not specialized.
+
+    Torch asks of each size of a new tensor whether it is 1. If one follows from a symbol, as the number of blocks does, it makes a guard
+    of what is so in the example: an exported program would refuse other numbers of blocks.
+    """
+    if not torch.compiler.is_exporting():
+        return call.outputs
+    if isinstance(call.outputs, Tensor):
+        return unspecialized(call.outputs)
+    return tuple(map(unspecialized, call.outputs))
 
 
 def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, args: tuple, kwargs: dict | None) -> Any:
@@ -344,7 +383,7 @@ def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, a
         return mode.__torch_dispatch__(overload, types, args, kwargs)
     if not all(issubclass(kind, FakeTensor) or kind in (Tensor, FunctionalTensor) for kind in types):
         return NotImplemented  # a subclass of Tensor first does what it does
-    with mode:
+    with mode, as_if_unbacked():
         return function(*args, **(kwargs or {})).run(traced=True)
 
 
@@ -376,33 +415,77 @@ class StraightThrough(torch.autograd.Function):
         return grad, None
 
 
+def refuse_nested(names: list[str], *args: Any, **kwargs: Any) -> None:
+    """The kernel for nested tensors, which have keys, and a class, of their own. Raises TypeError."""
+    for name, arg in zip(names, args):
+        if isinstance(arg, Tensor):
+            check_strided(arg, name)
+
+
 DEVICE_KEYS = (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.CPU, torch._C.DispatchKey.XPU)
+# As ints, which Python compares ten times as fast.
+DEVICE_ALONE = frozenset(keyset.raw_repr() for keyset in map(torch._C.DispatchKeySet, DEVICE_KEYS))
+AFTER_AUTOGRAD = torch._C._after_ADInplaceOrView_keyset.raw_repr()
+
+
+def runs_here(keyset: Any) -> bool:
+    """Whether nothing but the device is left to dispatch to: no mode, no subclass, no transform, no tangents.
+
+    Then a kernel for autograd runs the call itself: to go back to the dispatcher takes as long as a launch.
+    """
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    return keyset.raw_repr() & AFTER_AUTOGRAD in DEVICE_ALONE
+
+
+def below_autograd(overload: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:
+    """The op without its derivative, at this level of torch.func's transforms; those further out see the caller's grad mode."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+
+
+def place_of_scale(overload: Any) -> int:
+    """Which of an op's arguments the tensor_scale is; one that no call has, where there is none."""
+    names = [argument.name for argument in overload._schema.arguments]
+    return names.index("tensor_scale") if "tensor_scale" in names else len(names)
+
+
+def check_no_derivative(scale: Tensor | None) -> None:
+    """Check that no derivative by a tensor_scale is asked, in either mode: it would be zero without a word. Raises ValueError."""
+    if scale is None:
+        return
+    asked = scale.requires_grad and torch.is_grad_enabled()
+    if asked or (torch.autograd.forward_ad._current_level >= 0 and forward_ad.unpack_dual(scale).tangent is not None):
+        raise ValueError(
+            f"tensor_scale {'requires a gradient' if asked else 'has a tangent'}, and nothing is differentiated by it: give"
+            " tensor_scale.detach()"
+        )
 
 
 def straight_through(overload: Any, function: Callable[..., Call]) -> Callable:
     """The kernel for autograd of every fake_quant: derivatives are those of the identity, in both modes, and under torch.func.
 
     What `torch.library.register_autograd` would register knows backward alone: in forward mode it gives zeros without a word, and under
-    torch.func an error. It serves where it suffices. And where nothing but the device is left to dispatch to (no mode, no subclass, no
-    transform) the call runs right here: to go back to the dispatcher takes as long as a launch.
+    torch.func an error. It serves where it suffices.
     """
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad, *[None] * (len(ctx.needs_input_grad) - 1)
 
     implementation = make_autograd_impl(overload, Info(backward, None))
+    scale = place_of_scale(overload) - 1  # in what follows the input
 
     def autograd(keyset: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        transformed = torch._C._are_functorch_transforms_active()
-        dual = torch.autograd.forward_ad._current_level >= 0
-        if not (transformed or dual) and (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in DEVICE_KEYS:
+        if len(args) > scale:
+            check_no_derivative(args[scale])
+        if runs_here(keyset):
             if input.requires_grad and torch.is_grad_enabled():
                 return StraightThrough.apply(input, lambda input: function(input, *args, **kwargs).run())
             return function(input, *args, **kwargs).run()
-        if not transformed and (not dual or forward_ad.unpack_dual(input).tangent is None):
+        transformed = torch._C._are_functorch_transforms_active()
+        if not transformed and (torch.autograd.forward_ad._current_level < 0 or forward_ad.unpack_dual(input).tangent is None):
             return implementation(keyset, input, *args, **kwargs)
-        with torch.no_grad():
-            values = implementation(keyset, input, *args, **kwargs)
+        values = below_autograd(overload, keyset, input, *args, **kwargs)
         out = input + torch.zeros_like(values)  # has the derivatives, and is batched as the values are
         with torch.no_grad():
             out.detach().copy_(values)
@@ -412,12 +495,18 @@ def straight_through(overload: Any, function: Callable[..., Call]) -> Callable:
 
 
 def constant(overload: Any, function: Callable[..., Call]) -> Callable:
-    """The kernel for autograd of what has no derivative, though it is a floating-point number."""
-    implementation = make_autograd_impl(overload, Info(None, None))
+    """The kernel for autograd of what has no derivative, floating-point numbers too."""
+    scale = place_of_scale(overload)
 
-    def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Tensor:
-        with torch.no_grad():
-            return implementation(keyset, *args, **kwargs)
+    def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > scale:
+            check_no_derivative(args[scale])
+        if not runs_here(keyset):
+            return below_autograd(overload, keyset, *args, **kwargs)
+        if args[0].requires_grad and torch.is_grad_enabled():
+            with torch._C._AutoDispatchBelowAutograd():
+                return function(*args, **kwargs).run()
+        return function(*args, **kwargs).run()
 
     return autograd
 
@@ -431,8 +520,13 @@ def batch(
     would have by itself.
     """
     if alone:
-        slices = [op(*(arg if at is None else arg.select(at, i) for arg, at in zip(args, in_dims)), **kwargs) for i in range(size)]
+        if size > 0:
+            slices = [op(*(arg if at is None else arg.select(at, i) for arg, at in zip(args, in_dims)), **kwargs) for i in range(size)]
+        else:  # what a slice of zeros gives has the shapes
+            slices = [op(*(arg if at is None else arg.sum(at, dtype=arg.dtype) for arg, at in zip(args, in_dims)), **kwargs)]
         outputs = torch.stack(slices) if isinstance(slices[0], Tensor) else tuple(map(torch.stack, zip(*slices)))
+        if size == 0:
+            outputs = outputs[:0] if isinstance(outputs, Tensor) else tuple(output[:0] for output in outputs)
     else:
         whole = [
             arg.movedim(at, 0) if at is not None else arg.expand(size, *arg.shape) if isinstance(arg, Tensor) else arg
@@ -446,7 +540,8 @@ def batch(
 
 @op(
     "quantize(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *,"
-    " int dim=-1, int? block_size=None, str? scale_mode=None) -> (Tensor elements, Tensor scales)"
+    " int dim=-1, int? block_size=None, str? scale_mode=None) -> (Tensor elements, Tensor scales)",
+    derivative=constant,
 )
 def quantize(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=None, scale_mode=None) -> Call:
     rule = resolve(input.ndim, format, dim, block_size, scale_mode, seed is not None)
@@ -458,6 +553,7 @@ def quantize(input, format, seed=None, tensor_scale=None, *, dim=-1, block_size=
 @op(
     "quantize_both(Tensor input, str format, Tensor? seed=None, Tensor? tensor_scale=None, *, int? block_size=None, str? scale_mode=None)"
     " -> (Tensor elements, Tensor scales, Tensor elements_t, Tensor scales_t)",
+    derivative=constant,
 )
 def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=None, scale_mode=None) -> Call:
     if input.ndim < 2:
@@ -471,7 +567,8 @@ def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=Non
 
 @op(
     "dequantize(Tensor elements, Tensor scales, str format, Tensor? tensor_scale=None, *,"
-    " int dim=-1, int? block_size=None, ScalarType dtype=float) -> Tensor"
+    " int dim=-1, int? block_size=None, ScalarType dtype=float) -> Tensor",
+    derivative=constant,
 )
 def dequantize(elements, scales, format, tensor_scale=None, *, dim=-1, block_size=None, dtype=torch.float32) -> Call:
     rule = resolve(elements.ndim, format, dim, block_size, None, False)
@@ -544,6 +641,7 @@ def check_scales(scales: Tensor, name: str, op: str) -> None:
     """Check that bytes are matrices. Raises TypeError and ValueError."""
     if scales.dtype != torch.uint8:
         raise TypeError(f"{name} are {scales.dtype}; the op takes bytes: use {name}.view(torch.uint8), or mx_ops.{op}")
+    check_strided(scales, name)
     check_matrices(scales.shape, name)
 
 
@@ -579,12 +677,14 @@ def unswizzle_scales(swizzled, rows, columns) -> Call:
     check(rows >= 0 and columns >= 0, lambda: f"{rows} rows and {columns} columns: sizes may not be negative")
     *outer, have_rows, have_columns = swizzled.shape
     tiles = -(-rows // TILE[0]), -(-columns // TILE[1])
-    check(
-        have_rows == tiles[0] * TILE[0] and have_columns == tiles[1] * TILE[1],
-        lambda: (
+
+    def message() -> str:
+        return (
             f"swizzled scales of shape {tuple(swizzled.shape)} do not hold {rows} rows and {columns} columns: those fill"
             f" {tiles[0] * TILE[0]} and {tiles[1] * TILE[1]}"
-        ),
-    )
+        )
+
+    check(have_rows == tiles[0] * TILE[0], message)
+    check(have_columns == tiles[1] * TILE[1], message)
     out = swizzled.new_empty([*outer, rows, columns])
     return Call("unswizzle_scales", (swizzled, out), tiles, out)

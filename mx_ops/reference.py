@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .formats import Format
-from .symbols import groups, known
+from .symbols import first, groups, has_unbacked, known, memory_order
+from .threads import share_out
 
 BITS = {2: torch.int16, 4: torch.int32}  # what holds the bits of a dtype of this size
 
@@ -63,8 +60,11 @@ def round_to_bfloat16(x: Tensor) -> Tensor:
 
 
 def stored(x: Tensor) -> Tensor:
-    """The same, as a value that Inductor stores, for it stores what as_strided views."""
-    return x.as_strided(x.shape, x.stride())
+    """The same, as a value that Inductor stores, for it stores what as_strided views.
+
+    It is x itself where a stride holds an unbacked symbol: Inductor does not keep to such strides (see `_write`).
+    """
+    return x if has_unbacked(x.stride()) else x.as_strided(x.shape, x.stride())
 
 
 def magnitude_and_sign(x: Tensor, traced: bool) -> tuple[Tensor, Tensor]:
@@ -292,17 +292,15 @@ def random_bits(seed: Tensor, shape: torch.Size, piece: tuple[slice, ...] | None
         counter = counter + position.view([-1] + [1] * (len(rows) - dim))
         stride = stride * shape[dim]
     halves = [half for word in philox(seed.view(()), counter) for half in (word & 0xFFFF, word >> 16)]
-    return torch.stack(halves, -1).flatten(-2)[..., : last.stop - last.start].to(torch.int32)
+    return first(torch.stack(halves, -1).flatten(-2), last.stop - last.start).to(torch.int32)
 
 
-def _pieces(
-    like: Tensor, dim: int, block_size: int, traced: bool, times: int = 1, together: bool = False
-) -> Iterator[tuple[slice, ...] | None]:
+def _pieces(like: Tensor, dim: int, block_size: int, times: int = 1, together: bool = False) -> Iterator[tuple[slice, ...] | None]:
     """The pieces in which an op works: whole blocks and whole groups of eight, cut across the outermost dims in memory; None is all.
 
     They are ``times`` as large as they else would be, whatever the number of threads where all are on one of them ``together``.
     """
-    if traced or like.device.type != "cpu":
+    if like.device.type != "cpu":
         yield None
         return
     most = times * PIECE
@@ -322,40 +320,6 @@ def _pieces(
             index, place = divmod(index, len(start))
             piece.append(slice(start[place], min(start[place] + step, size)))
         yield tuple(reversed(piece))
-
-
-def _share_out(work: Callable[[Any], None], pieces: Iterator[tuple[slice, ...] | None], together: bool = False) -> None:
-    """Work on pieces: as many at a time as torch has threads, and each in one thread; or ``together`` on one after the other."""
-    todo = list(pieces)
-    threads = torch.get_num_threads() if len(todo) > 1 and not together else 1
-    if threads == 1:
-        for piece in todo:
-            work(piece)
-        return
-
-    def alone(piece: tuple[slice, ...] | None) -> None:
-        with torch.inference_mode():  # outputs may be tensors of that mode, and inputs need no graph
-            work(piece)
-
-    for _ in _pool(os.getpid(), threads).map(alone, todo):
-        pass
-
-
-@functools.cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch works alone. A process has its own: one that was forked has no threads yet."""
-    started = threading.Barrier(threads)
-
-    def start() -> None:
-        torch.get_num_threads()  # only then does a thread keep a number of its own
-        torch.set_num_threads(1)
-        started.wait()
-
-    pool = ThreadPoolExecutor(threads, "mx_ops", start)
-    for future in [pool.submit(int) for _ in range(threads)]:
-        future.result()
-    torch.set_num_threads(threads)  # for threads to come: what a thread sets for itself is their default
-    return pool
 
 
 def _part(tensor: Tensor, piece: tuple[slice, ...] | None, dim: int, divisor: int = 1) -> Tensor:
@@ -387,9 +351,30 @@ def _unblocks(tensor: Tensor, length: int) -> Tensor:
     """
     *outer, _, block = tensor.shape
     *strides, along, step = tensor.stride()
-    if known(along == block * step):
+    if known(along == block * step) and not has_unbacked(tensor.stride()):
         return tensor.as_strided((*outer, length), (*strides, step))
-    return tensor.flatten(-2)[..., :length]
+    return first(tensor.flatten(-2), length)
+
+
+def _write(out: Tensor, part: Tensor, dim: int, finish: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """Put what ``finish`` makes of values into a part of out. Gives out, or what stands for it in a graph that a compiler traces.
+
+    The values have ``dim`` last, in blocks or as a whole.
+
+    A graph holds an unbacked symbol where a size depends on the data. Where a stride holds one, Inductor lays a tensor out in an order of
+    its own, and neither as_strided nor who takes the graph's outputs is told (torch 2.11 to 2.13). A tensor of one dim has one order only.
+    So there the values become one, in the order of out, before they are finished, for Inductor looks through a view at what it views.
+    """
+    length = part.shape[-1]
+    if any(has_unbacked(tensor.stride()) for tensor in (out, *values)):
+        order = memory_order(out)
+        if order is not None:
+            wholes = [value.flatten(-2) if value.ndim > part.ndim else value for value in values]
+            flat = [first(whole, length).movedim(-1, dim).permute(order).reshape(-1) for whole in wholes]
+            return finish(*flat).to(out.dtype).as_strided(out.shape, out.stride())
+    value = finish(*values)
+    part.copy_(_unblocks(value, length) if value.ndim > part.ndim else first(value, length))
+    return out
 
 
 def scale_blocks(
@@ -426,12 +411,12 @@ def quantize(
     block_size: int,
     threshold: int,
     traced: bool = False,
-) -> None:
+) -> tuple[Tensor, Tensor]:
     """Fill elements and scales with the codes of x."""
     tensor_scale = None if tensor_scale is None else usable(tensor_scale)
     looked_up = _is_looked_up(x, seed, tensor_scale, traced)
 
-    def work(piece: tuple[slice, ...] | None) -> None:
+    def work(piece: tuple[slice, ...] | None) -> tuple[Tensor, Tensor]:
         blocks = _blocks(_part(x, piece, dim), block_size)
         if looked_up:
             byte, quotient = _quotients(blocks, fmt, threshold)
@@ -441,14 +426,17 @@ def quantize(
             random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
             code = signed_code(round_to_code(y, exponent, random, fmt), sign >> (8 * sign.dtype.itemsize - 1), fmt)
             code = torch.where(byte == fmt.nan_scale, fmt.nan_code, code)
-            if in_vectors(x, traced):
+            if in_vectors(x, traced) and not has_unbacked(code.stride()):
                 code = stored(code.to(torch.uint8))
-        part = _part(elements, piece, dim, fmt.codes_per_byte)
-        part.copy_(_unblocks(pack(code, fmt).to(torch.uint8), part.shape[-1]))
-        part = _part(scales, piece, dim, block_size)
-        part.copy_(byte.squeeze(-1)[..., : part.shape[-1]])
+        return (
+            _write(elements, _part(elements, piece, dim, fmt.codes_per_byte), dim, lambda packed: packed.to(torch.uint8), pack(code, fmt)),
+            _write(scales, _part(scales, piece, dim, block_size), dim, lambda byte: byte, byte.squeeze(-1)),
+        )
 
-    _share_out(work, _pieces(x, dim, block_size, traced))
+    if traced:
+        return work(None)
+    share_out(work, _pieces(x, dim, block_size))
+    return elements, scales
 
 
 def quantize_both(
@@ -464,10 +452,12 @@ def quantize_both(
     block_size: int,
     threshold: int,
     traced: bool = False,
-) -> None:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`quantize` along a dim and along the one before it."""
-    quantize(x, elements, scales, seed, tensor_scale, fmt, dim, block_size, threshold, traced)
-    quantize(x, elements_t, scales_t, seed, tensor_scale, fmt, dim - 1, block_size, threshold, traced)
+    return (
+        *quantize(x, elements, scales, seed, tensor_scale, fmt, dim, block_size, threshold, traced),
+        *quantize(x, elements_t, scales_t, seed, tensor_scale, fmt, dim - 1, block_size, threshold, traced),
+    )
 
 
 def dequantize(
@@ -479,7 +469,7 @@ def dequantize(
     dim: int,
     block_size: int,
     traced: bool = False,
-) -> None:
+) -> Tensor:
     """Fill out with the values of codes."""
     tensor_scale = None if tensor_scale is None else usable(tensor_scale)
     eager = not traced and out.device.type == "cpu" and out.numel() > 0
@@ -488,14 +478,14 @@ def dequantize(
     together = looked_up and _is_half_of_float16(fmt)
     scratch: dict[torch.Size, tuple[Tensor, Tensor]] = {}
 
-    def work(piece: tuple[slice, ...] | None) -> None:
+    def work(piece: tuple[slice, ...] | None) -> Tensor:
         packed = _part(elements, piece, dim, fmt.codes_per_byte)
         part = _part(out, piece, dim)
         if looked_up:
             scale = _part(values, piece, dim, block_size).unsqueeze(-1)
             value = _look_up_together(packed, scratch) if together else _look_up(packed, fmt)
             part.copy_(_unblocks(_blocks(value, block_size).mul_(scale), part.shape[-1]))
-            return
+            return out
         byte = _part(scales, piece, dim, block_size).to(torch.int32)
         codes = _blocks(unpack(packed.to(torch.int32), fmt), block_size)
         if not known(byte.shape[-1] == codes.shape[-2]):
@@ -505,13 +495,16 @@ def dequantize(
         value = scaled(decode(magnitude_code(codes, fmt), limit, fmt), byte, tensor_scale, fmt, out.dtype)
         integer = torch.int32 if in_vectors(out, traced) else BITS[out.dtype.itemsize]
         sign = ((codes >> (fmt.bits - 1)) * torch.iinfo(integer).min).to(integer)
-        value = with_sign(value, sign, out.dtype)
-        # Where no block is short nothing has to be stored, and any consumer is fused.
         _, whole = groups(part.shape[-1], block_size)
-        part.copy_(value.flatten(-2) if whole else _unblocks(value, part.shape[-1]))
+        if whole:  # then nothing has to be stored, and any consumer is fused
+            value, sign = value.flatten(-2), sign.flatten(-2)
+        return _write(out, part, dim, lambda value, sign: with_sign(value, sign, out.dtype), value, sign)
 
+    if traced:
+        return work(None)
     times = 2 if looked_up else 1  # of half the intermediates
-    _share_out(work, _pieces(out, dim, block_size, traced, times, together), together)
+    share_out(work, _pieces(out, dim, block_size, times, together), together)
+    return out
 
 
 def _saturates(scales: Tensor, fmt: Format, dtype: torch.dtype) -> bool:
@@ -613,40 +606,46 @@ def fake_quant(
     block_size: int,
     threshold: int,
     traced: bool = False,
-) -> None:
+) -> Tensor:
     """Fill out with the values of the codes of x."""
     tensor_scale = None if tensor_scale is None else usable(tensor_scale)
     looked_up, largest = _is_looked_up(x, seed, tensor_scale, traced), torch.finfo(out.dtype).max
 
-    def work(piece: tuple[slice, ...] | None) -> None:
-        blocks = _blocks(_part(x, piece, dim), block_size)
+    def work(piece: tuple[slice, ...] | None) -> Tensor:
+        blocks, part = _blocks(_part(x, piece, dim), block_size), _part(out, piece, dim)
         if looked_up:
             byte, quotient = _quotients(blocks, fmt, threshold)
             value = _take(_values_of_bfloat16s(fmt), quotient).mul_(scale_value(byte).to(torch.bfloat16)).clamp_(-largest, largest)
-        else:
-            byte, y, sign, exponent = scale_blocks(blocks, tensor_scale, fmt, threshold, traced)
-            random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
-            rounded = round_to_value(y, exponent, random, fmt)
-            if tensor_scale is None:
-                rounded = torch.minimum(rounded, largest_quotient(byte, out.dtype).clamp_max(fmt.largest))
-            value = with_sign(scaled(rounded, byte, tensor_scale, fmt, out.dtype), element_sign(sign, rounded, fmt), out.dtype)
-        part = _part(out, piece, dim)
-        part.copy_(_unblocks(value, part.shape[-1]))
+            part.copy_(_unblocks(value, part.shape[-1]))
+            return out
+        byte, y, sign, exponent = scale_blocks(blocks, tensor_scale, fmt, threshold, traced)
+        random = None if seed is None else _blocks(random_bits(seed, x.shape, piece).movedim(dim, -1), block_size)
+        rounded = round_to_value(y, exponent, random, fmt)
+        if tensor_scale is None:
+            rounded = torch.minimum(rounded, largest_quotient(byte, out.dtype).clamp_max(fmt.largest))
+        value, sign = scaled(rounded, byte, tensor_scale, fmt, out.dtype), element_sign(sign, rounded, fmt)
+        return _write(out, part, dim, lambda value, sign: with_sign(value, sign, out.dtype), value, sign)
 
-    _share_out(work, _pieces(x, dim, block_size, traced))
+    if traced:
+        return work(None)
+    share_out(work, _pieces(x, dim, block_size))
+    return out
 
 
-def tensor_scale(x: Tensor, out: Tensor, fmt: Format, traced: bool = False) -> None:
+def tensor_scale(x: Tensor, out: Tensor, fmt: Format, traced: bool = False) -> Tensor:
     """Fill out with the scale under which x's largest magnitude is the format's largest number; NaN if x holds one."""
     assert fmt.scale is not None
     if known(x.numel() == 0):
         amax = x.new_zeros((), dtype=torch.float32)
     elif traced:  # in one pass with what comes before, which is rounded to x's dtype
-        amax = magnitude_and_sign(x, traced)[0].amax()
+        magnitude = magnitude_and_sign(x, traced)[0]
+        if not known(x.numel() > 0):  # a zero more along each dim, so that there is a maximum
+            magnitude = torch.nn.functional.pad(magnitude, (0, 1) * x.ndim)
+        amax = magnitude.amax()
     else:  # in one pass, with nothing stored
         least, most = torch.aminmax(x)
         amax = torch.maximum(-least, most).abs().to(torch.float32)  # the sign of 0, and of a NaN, is not to be left
-    out.copy_(divide(amax, fmt.largest * fmt.scale.largest))
+    return out.copy_(divide(amax, fmt.largest * fmt.scale.largest))
 
 
 def _tiles(swizzled: Tensor, row_tiles: int, column_tiles: int) -> Tensor:
@@ -674,7 +673,7 @@ def _places(matrix: Tensor) -> tuple[Tensor, Tensor]:
 # as well: of the views torch makes guards, on whether there is one tile and whether all are whole, which an AOTInductor package ignores.
 
 
-def swizzle_scales(scales: Tensor, out: Tensor, row_tiles: int, column_tiles: int, traced: bool = False) -> None:
+def swizzle_scales(scales: Tensor, out: Tensor, row_tiles: int, column_tiles: int, traced: bool = False) -> Tensor:
     """Fill out with scales, tile by tile, and zeros where a tile has none."""
     *_, rows, columns = scales.shape
     if traced:
@@ -684,26 +683,27 @@ def swizzle_scales(scales: Tensor, out: Tensor, row_tiles: int, column_tiles: in
         i = tile // column_tiles * 128 + place % 16 // 4 * 32 + place % 512 // 16
         j = tile % column_tiles * 4 + place % 4
         inside = (i < rows) & (j < columns)
-        out.copy_(torch.where(inside, scales[..., i.clamp_max(rows - 1), j.clamp_max(columns - 1)], 0))
-        return
+        bytes_there = scales[..., i.clamp_max(rows - 1), j.clamp_max(columns - 1)]
+        return _write(out, out, out.ndim - 1, lambda there, inside: torch.where(inside, there, 0), bytes_there, inside.expand_as(out))
     whole = (rows, columns) == (128 * row_tiles, 4 * column_tiles)
     if not (whole and scales.is_contiguous() and scales.storage_offset() % 4 == 0):
         scales = torch.nn.functional.pad(scales, (0, 4 * column_tiles - columns, 0, 128 * row_tiles - rows)).contiguous()
     # The four columns of a tile stay together: copied as one int32, 4 MB take 2.0 ms of a CPU's core, and byte by byte 10.3 ms.
     tiles, matrix = _tiles(out, row_tiles, column_tiles), _rows_and_columns(scales, row_tiles, column_tiles)
     tiles.view(torch.int32).copy_(matrix.view(torch.int32))
+    return out
 
 
-def unswizzle_scales(swizzled: Tensor, out: Tensor, row_tiles: int, column_tiles: int, traced: bool = False) -> None:
+def unswizzle_scales(swizzled: Tensor, out: Tensor, row_tiles: int, column_tiles: int, traced: bool = False) -> Tensor:
     """Fill out with the scales that are swizzled."""
     *_, rows, columns = out.shape
     if traced:
         i, j = _places(out)
         place = (i // 128 * column_tiles + j // 4) * 512 + i % 32 * 16 + i % 128 // 32 * 4 + j % 4
-        out.copy_(swizzled[..., place // (4 * column_tiles), place % (4 * column_tiles)])
-        return
+        return _write(out, out, out.ndim - 1, lambda byte: byte | 0, swizzled[..., place // (4 * column_tiles), place % (4 * column_tiles)])
     tiles = _tiles(swizzled.contiguous(), row_tiles, column_tiles)
     if (rows, columns) == (128 * row_tiles, 4 * column_tiles) and tiles.storage_offset() % 4 == 0:
         _rows_and_columns(out, row_tiles, column_tiles).view(torch.int32).copy_(tiles.view(torch.int32))
     else:
         out.copy_(tiles.flatten(-5, -3).flatten(-2)[..., :rows, :columns])
+    return out

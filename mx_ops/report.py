@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,13 +17,18 @@ from torch.nn.functional import pad
 import mx_ops
 
 from . import library
-from .checkpoints import Source, one_line
-from .formats import DTYPES, FORMATS, Format
+from .checkpoints import Source, Stored
+from .command import one_line, progress
+from .formats import FORMATS, Format
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 # A format with one rule for its scales has no mode: None.
 COMBINATIONS: list[tuple[Format, str | None]] = [(fmt, mode) for fmt in FORMATS.values() for mode in fmt.scale_modes or (None,)]
-CONVERTED = (torch.float64,)  # measured as float32
 PIECE = 1 << 19  # values measured at a time: bounds the float64 temporaries, and keeps them in cache; whole blocks of every size
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+AT_ONCE = 16  # pieces in memory, and so threads that work on them: they raise the peak by 10 MB each or less
 
 
 # What a format and scale mode does to them.
@@ -109,67 +113,81 @@ class Report(NamedTuple):
 def survey(source: Source, device: torch.device) -> Report:
     """Measure every tensor that holds floating-point values."""
     report = Report(source.name, [], [])
-    with map_in_threads(device) as map_pieces:
-        for name, tensor in source.tensors:
-            tensor = tensor.detach()
-            if tensor.layout != torch.strided or tensor.is_meta:
-                report.skipped.append((name, "no data" if tensor.is_meta else str(tensor.layout)))
-            elif tensor.dtype not in (*DTYPES, *CONVERTED):
-                report.skipped.append((name, str(tensor.dtype)))
+    total = sum(tensor.shape.numel() for tensor in source.tensors if not tensor.skipped)
+    source.tensors.reverse()
+    with progress(total, source.name, "values") as advance:
+        while source.tensors:  # with its last tensor a file is closed, of which pages may still be in memory
+            tensor = source.tensors.pop()
+            if tensor.skipped:
+                report.skipped.append((tensor.name, tensor.skipped))
             else:
-                report.tensors.append(survey_tensor(name, tensor, device, map_pieces))
+                report.tensors.append(survey_tensor(tensor, device, advance))
     return report
 
 
-@contextlib.contextmanager
-def map_in_threads(device: torch.device) -> Iterator[Callable]:
-    """A `map` that takes as many pieces at a time as torch has threads, for the reference on CPU; elsewhere, a plain one.
+def map_pieces(function: Callable[[A], B], pieces: list[A], device: torch.device) -> list[B]:
+    """Results for pieces: for the reference on CPU of as many at a time as torch has threads, each of which works alone.
 
     torch's own threads meet after every operation, which on a busy machine takes longer than the operation.
     """
     if device.type != "cpu" or library.kernels_for("cpu") is not None:
-        yield map
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(threads)
+        return [function(piece) for piece in pieces]
+    return map_alone(function, pieces)
 
 
-def survey_tensor(name: str, tensor: Tensor, device: torch.device, map_pieces: Callable) -> TensorReport:
-    """Measure a tensor in every format and scale mode."""
-    shape = tensor.shape
-    x = tensor.to(device, torch.float32 if tensor.dtype in CONVERTED else tensor.dtype)
-    x = x.reshape(math.prod(shape[:-1]), shape[-1] if shape else 1)
-    not_finite = x.numel() - int(x.isfinite().sum())
-    scales = scales_of_tensor(x if not not_finite else x.masked_fill(~x.isfinite(), 0))
+def survey_tensor(tensor: Stored, device: torch.device, advance: Callable[[int], object]) -> TensorReport:
+    """Measure a tensor in every format and scale mode: a first time through it for its scale, a second for the figures."""
+    not_finite, scales = 0, scales_of_tensor(torch.zeros(1, device=device))
 
-    def survey_piece(start_and_piece: tuple[int, Tensor]) -> list[Figures]:
-        start, piece = start_and_piece
-        blocks = {size: Blocks(piece, size) for size in {fmt.block_size for fmt in FORMATS.values()}}
-        return [measure(piece, blocks[fmt.block_size], fmt, mode, scales[fmt.name], shape, start) for fmt, mode in COMBINATIONS]
+    def look_at(piece: Piece) -> tuple[int, dict[str, Tensor]]:
+        finite = piece.values.isfinite()
+        return finite.numel() - int(finite.sum()), scales_of_tensor(piece.values.masked_fill(~finite, 0))
 
+    def survey_piece(piece: Piece) -> list[Figures]:
+        blocks = {size: Blocks(piece.values, size) for size in {fmt.block_size for fmt in FORMATS.values()}}
+        return [
+            measure(piece.values, blocks[fmt.block_size], fmt, mode, scales.get(fmt.name), tensor.shape, piece.start)
+            for fmt, mode in COMBINATIONS
+        ]
+
+    for pieces in windows(tensor, device):
+        for unusable, of_piece in map_pieces(look_at, pieces, device):
+            not_finite += unusable
+            scales = {name: torch.maximum(scale, of_piece[name]) for name, scale in scales.items()}
     figures = [Figures() for _ in COMBINATIONS]
-    for more in map_pieces(survey_piece, pieces(x)):
-        figures = [have + new for have, new in zip(figures, more)]
-    return TensorReport(name, tensor.dtype, shape, not_finite, figures)
+    for pieces in windows(tensor, device):
+        for more in map_pieces(survey_piece, pieces, device):
+            figures = [have + new for have, new in zip(figures, more)]
+        advance(sum(piece.values.numel() for piece in pieces))
+    return TensorReport(tensor.name, tensor.dtype, tensor.shape, not_finite, figures)
 
 
-def scales_of_tensor(x: Tensor) -> dict[str, Tensor | None]:
-    """The scale that each format has for the whole of a tensor, if it has one."""
-    return {fmt.name: torch.ops.mx.tensor_scale(x, fmt.name) if fmt.has_tensor_scale else None for fmt in FORMATS.values()}
+def scales_of_tensor(x: Tensor) -> dict[str, Tensor]:
+    """The scale of the whole of a tensor for each format that has one; it grows with the largest magnitude, and with nothing else."""
+    return {fmt.name: torch.ops.mx.tensor_scale(x, fmt.name) for fmt in FORMATS.values() if fmt.has_tensor_scale}
 
 
-def pieces(x: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """A matrix in pieces of whole rows, or of whole blocks of one row, each with the flat index of its first value."""
-    rows, length = x.shape
+class Piece(NamedTuple):
+    """Whole rows of a tensor seen as a matrix, or whole blocks of one row, and the flat index of their first value."""
+
+    start: int
+    values: Tensor
+
+
+def windows(tensor: Stored, device: torch.device) -> Iterator[list[Piece]]:
+    """A tensor's pieces, as many at a time as may be in memory."""
+    length = tensor.length
     step = max(1, PIECE // max(1, length))
-    for row in range(0, rows, step):
-        for column in range(0, length, PIECE):
-            yield row * length + column, x[row : row + step, column : column + PIECE]
+    height = step * AT_ONCE if length <= PIECE else 1
+    for row in range(0, tensor.rows if length else 0, height):
+        for column in range(0, length, PIECE * AT_ONCE):
+            rows, columns = slice(row, min(row + height, tensor.rows)), slice(column, min(column + PIECE * AT_ONCE, length))
+            window = tensor.read(rows, columns).to(device)
+            yield [
+                Piece((row + down) * length + column + right, window[down : down + step, right : right + PIECE])
+                for down in range(0, window.shape[0], step)
+                for right in range(0, window.shape[1], PIECE)
+            ]
 
 
 class Blocks:
@@ -257,7 +275,8 @@ class Ops(torch.nn.Module):
         """All outputs by name. The ops give bytes: Inductor's C++ and torch.export.save do not know all of torch's own dtypes."""
         x, outputs = x.flip(0), {}
         tensor_scales = scales_of_tensor(x.nan_to_num(0.0, 0.0, 0.0))
-        for name, scale in tensor_scales.items():
+        for name in FORMATS:
+            scale = tensor_scales.get(name)
             with_a_seed = [("with a seed", seed)] * (FORMATS[name].codes_per_byte > 1)
             for rounding, maybe_seed in [("to nearest", None), *with_a_seed]:
                 elements, scales = torch.ops.mx.quantize(x, name, maybe_seed, scale)
@@ -276,12 +295,14 @@ def check_ops(device: torch.device) -> Iterator[Check]:
     x[0, 0], x[1, 40] = math.inf, math.nan
     inputs = (x.to(device), torch.tensor([2**40 + 1], device=device))
     eager = Ops()(*inputs)
+    unwritable = ""
     for name, run in (("torch.compile", run_compiled), ("torch.export, saved and loaded", run_exported)):
         try:
             yield check_outputs(name, run(Ops(), inputs), eager)
         except Exception as error:  # whatever a compiler raises is what this is to report
-            limit = lacks_compiler(error)
-            yield Check(name, "eager", "not run" if limit else "failed", ["no C++ compiler" if limit else one_line(error)])
+            unwritable = unwritable or cannot_write(error)  # torch, left half imported by it, says something else the next time
+            limit = unwritable or ("no C++ compiler" if lacks_compiler(error) else "")
+            yield Check(name, "eager", "not run" if limit else "failed", [limit or one_line(error)])
 
 
 def run_compiled(model: torch.nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -309,9 +330,24 @@ def check_outputs(name: str, have: dict[str, Tensor], want: dict[str, Tensor]) -
     return Check(name, "eager", "differs" if details else "same bits", details)
 
 
-def lacks_compiler(error: BaseException | None) -> bool:
+def lacks_compiler(error: Exception) -> bool:
     """Whether Inductor found no C++ compiler: a limit of the machine, and no wrong bit."""
-    return error is not None and (type(error).__name__ == "InvalidCxxCompiler" or lacks_compiler(error.__cause__ or error.__context__))
+    return any(type(cause).__name__ == "InvalidCxxCompiler" for cause in causes(error))
+
+
+def cannot_write(error: Exception) -> str:
+    """What a compiler could not write, if that is all that went wrong: its cache, or a temporary file."""
+    for cause in causes(error):
+        if isinstance(cause, OSError) and (cause.errno in UNWRITABLE or "temporary directory" in str(cause)):
+            return f"cannot write {cause.filename}: {cause.strerror}" if cause.filename else str(cause.strerror)
+    return ""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def describe_combination(fmt: Format, scale_mode: str | None) -> str:

@@ -9,7 +9,6 @@ import json
 import math
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from helpers import FORMATS
 
 from mx_ops.bench import __main__ as command
-from mx_ops.bench import costs, peers, plot, rows, timing
+from mx_ops.bench import costs, peers, rows, timing
 from mx_ops.bench.rows import Pools, Row, bytes_moved, default_rows, function, leaves, nbytes
 
 ROOT = Path(__file__).parent.parent
@@ -149,8 +148,8 @@ def test_rows_take_turns() -> None:
 def test_text_and_json_have_every_row(tmp_path: Path, small_caches: None) -> None:
     """All columns are there, every number is finite, and both say the same."""
     file = tmp_path / "bench.json"
-    status, out, err = call("--device", "cpu", "--quick", "--rounds", 1, "--shape", SHAPE, "--json", file)
-    assert (status, err) == (0, "")
+    status, out, _ = call("--device", "cpu", "--quick", "--rounds", 1, "--shape", SHAPE, "--json", file)
+    assert status == 0
     assert "of copy" in out
     document = json.loads(file.read_text())
     expected = default_rows("cpu", quick=True, shape=command.parse_shape(SHAPE))
@@ -197,42 +196,6 @@ def test_the_table_covers_every_op_format_mode_and_dim(kind: str) -> None:
         assert any(row.shape[1] % 32 for row in found)
     else:
         assert {row.by for row in found} == {"eager", "compiled"}
-
-
-def test_plot_is_an_svg_of_every_line(tmp_path: Path, small_caches: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line an op over all sizes, with its name; colors for light and dark."""
-    monkeypatch.setattr(rows, "SWEEP", {"cpu": [2, 4, 8]})
-    monkeypatch.setattr(rows, "SWEEP_COLUMNS", 64)
-    file = tmp_path / "bench.svg"
-    status, _, err = call("--device", "cpu", "--quick", "--rounds", 1, "--shape", SHAPE, "--format", FORMATS[0], "--plot", file)
-    assert (status, err) == (0, "")
-    picture = ElementTree.fromstring(file.read_text())
-    svg = "{http://www.w3.org/2000/svg}"
-    assert picture.tag == f"{svg}svg"
-    texts = [element.text for element in picture.iter(f"{svg}text")]
-    assert [text for text in texts if text and FORMATS[0] in text] == [f"{op} {FORMATS[0]}" for op in OPS]
-    lines = [element for element in picture.iter(f"{svg}polyline") if element.get("class") == "line"]
-    assert [len(line.attrib["points"].split()) for line in lines] == [4] * len(OPS)
-    assert "prefers-color-scheme: dark" in file.read_text()
-
-
-def test_plot_draws_within_its_frame_and_escapes_names() -> None:
-    """Labels keep apart, points lie where their numbers are, and more lines than colors get dashes."""
-    series = {f"a <&> {index}": [(1.0, 0.5), (64.0, 1.0)] for index in range(len(plot.COLORS) + 1)}
-    picture = ElementTree.fromstring(plot.draw(series, "title <&>", "subtitle"))
-    svg = "{http://www.w3.org/2000/svg}"
-    labels = [element for element in picture.iter(f"{svg}text") if (element.text or "").startswith("a <&>")]
-    heights = sorted(float(label.attrib["y"]) for label in labels)
-    assert len(labels) == len(series)
-    assert all(below - above >= 12 for above, below in itertools.pairwise(heights))
-    assert 0 < heights[0] < heights[-1] < plot.HEIGHT
-    lines = [element for element in picture.iter(f"{svg}polyline") if element.get("class") == "line"]
-    assert len({(line.get("stroke"), line.get("stroke-dasharray")) for line in lines}) == len(series)
-    grid = {element.text: float(element.attrib["y"]) - 4 for element in picture.iter(f"{svg}text") if element.get("text-anchor") == "end"}
-    (left, half), (right, one) = (map(float, point.split(",")) for point in lines[0].attrib["points"].split())
-    assert left < right
-    assert one == pytest.approx(grid["1.0"], abs=0.2)
-    assert half == pytest.approx((grid["0.4"] + grid["0.6"]) / 2, abs=0.2)
 
 
 def test_a_row_that_fails_says_why_and_the_others_are_measured(small_caches: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +258,10 @@ def test_compiled_rows_give_the_bits_of_eager_ones() -> None:
         (["--rounds", "0"], "argument --rounds: '0' is no positive number"),
         (["--device", "abacus"], "cannot use the device 'abacus': "),
         (["--json", "/no/such/folder/x.json"], "cannot write /no/such/folder/x.json: its folder does not exist"),
+        (["--json", "x" * 300], "File name too long"),
         (["--plot", "/"], "cannot write /: it is a folder"),
+        (["--plot", "x.xls"], "cannot draw x.xls: matplotlib writes none but ."),
+        (["--plot", "x"], "cannot draw x: matplotlib writes none but ."),
         (["--host", "--plot", "x.svg"], "--plot draws the table of speeds"),
         (["--host", "--first-calls"], "not allowed with argument"),
         (["--op", "quantize", "--format", "mxfp4", "--shape", "3x33"], "nothing to measure"),
@@ -307,6 +273,7 @@ def test_wrong_arguments_end_with_a_plain_message(arguments: list[str], message:
     assert (status, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+    assert err.startswith("usage: ") or err.count("\n") == 1
 
 
 def test_first_calls_are_those_of_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +288,8 @@ def test_first_calls_are_those_of_new_processes(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(subprocess, "run", start)
     status, out, err = call("--device", "cpu", "--first-calls")
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert err.splitlines()[1:] == [f"{op}, {by}" for op in OPS for by in ("eager", "compiled")]
     assert [command[:3] for command in started] == [[sys.executable, "-c", costs.FIRST_CALL]] * (2 * len(OPS))
     assert [command[4:] for command in started] == [[op, FORMATS[0], by] for op in OPS for by in ("eager", "compiled")]
     assert out.count("1.25") == 2 * len(OPS)

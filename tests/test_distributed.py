@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import FORMATS, assert_same, wild
+from helpers import ALL_FORMATS, FORMATS, assert_same, scale_for, wild
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -29,7 +29,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import mx_ops
 import mx_ops.distributed
-from mx_ops.distributed import keeps_blocks, split
+from mx_ops.distributed import agree_on_scale, keeps_blocks, split
 
 RANKS = 4
 ops = torch.ops.mx
@@ -71,7 +71,7 @@ def test_the_example_of_the_module(tmp_path: pathlib.Path) -> None:
     """The docstring's example, on one rank."""
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
-        assert doctest.testmod(mx_ops.distributed, extraglobs={"mx_ops": mx_ops, "torch": torch}) == (0, 6)
+        assert doctest.testmod(mx_ops.distributed, extraglobs={"mx_ops": mx_ops, "torch": torch}) == (0, 8)
     finally:
         dist.destroy_process_group()
 
@@ -198,6 +198,18 @@ def check_functions(mesh: DeviceMesh) -> None:
             same(f"functions: quantize {format}", own.view(torch.uint8), expected.view(torch.uint8), [Shard(1)])
         same(f"functions: dequantize {format}", mx_ops.dequantize(elements, scales, format), mx_ops.fake_quant(x, format), [Shard(1)])
         same(f"functions: fake_quant {format}", mx_ops.fake_quant(given, format, seed=7), mx_ops.fake_quant(x, format, seed=7))
+    for format, dim in itertools.product(ALL_FORMATS, (0, 1)):
+        options = {"dim": dim, **scale_for(x, format)}
+        for part, own, expected in zip(
+            ("elements", "scales"), mx_ops.quantize(given, format, **options), mx_ops.quantize(x, format, **options)
+        ):
+            data = own.view(torch.uint8)
+            gathered = data.full_tensor().view(own.dtype), data.redistribute(placements=[Replicate()]).view(own.dtype).to_local()
+            for have in gathered:
+                expect(have.dtype == expected.dtype, f"gathered {part} of {format} along {dim}: {have.dtype}")
+                expect(
+                    torch.equal(have.view(torch.uint8), expected.view(torch.uint8)), f"gathered {part} of {format} along {dim}: other bytes"
+                )
     for options in ({"block_size": 16}, {"dim": -2}, {"scale_mode": "ceil"}, {"dim": 0, "block_size": 64, "scale_mode": "rceil"}):
         same(f"functions: {options}", mx_ops.mxfp4_fake_quant(given, **options), mx_ops.mxfp4_fake_quant(x, **options))
 
@@ -228,6 +240,12 @@ def check_tensor_scale(line: DeviceMesh, grid: DeviceMesh) -> None:
     given = place(spoilt, line, [Shard(0)])
     same("tensor_scale of a NaN", mx_ops.tensor_scale(given), torch.tensor([torch.nan]))
     expect(bool(mx_ops.nvfp4_fake_quant(given).to_local().isnan().all()), "tensor_scale: a NaN elsewhere")
+    negative = torch.tensor([-0x400000], dtype=torch.int32).view(torch.float32)  # as integers, a NaN with a sign is less than any number
+    for rank in (0, RANKS - 1):
+        own = negative if dist.get_rank() == rank else torch.tensor([3e38])
+        expect(bool(agree_on_scale(own, line).isnan().all()), f"agree_on_scale: rank {rank} alone has a negative NaN")
+    spoilt[0, 0] = negative
+    expect(bool(mx_ops.tensor_scale(place(spoilt, line, [Shard(0)])).to_local().isnan().all()), "tensor_scale: a negative NaN elsewhere")
     small = place(x[:3], line, [Shard(0)])  # the last rank has nothing
     same("tensor_scale of an empty shard", mx_ops.nvfp4_fake_quant(small), mx_ops.nvfp4_fake_quant(x[:3]), [Shard(0)])
     with pytest.raises(ValueError, match="nvfp4 has a scale for the whole tensor"):
@@ -348,11 +366,15 @@ def check_errors(line: DeviceMesh, grid: DeviceMesh) -> None:
     elements, scales = ops.quantize(given, "mxfp8_e4m3")
     less = place(scales.full_tensor()[:3], line, [Shard(0)])  # the last rank has none of it
     elsewhere = place(scales.full_tensor(), grid, [Replicate()] * 2)
+    asking = place(torch.ones(1), line, [Replicate()]).requires_grad_()
     cases: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (ValueError, "unknown format 'fp4'", lambda: ops.fake_quant(given, "fp4")),
         (IndexError, "dim 2 is out of range", lambda: ops.fake_quant(given, "mxfp4", dim=2)),
         (ValueError, "seed is torch.float32", lambda: ops.fake_quant(given, "mxfp4", torch.ones(1))),
         (ValueError, "tensor_scale is torch.float32 of shape", lambda: ops.fake_quant(given, "nvfp4", None, torch.ones(2))),
+        (ValueError, "nothing is differentiated by it", lambda: ops.fake_quant(given, "nvfp4", None, torch.ones(1, requires_grad=True))),
+        (ValueError, "nothing is differentiated by it", lambda: ops.quantize(given, "nvfp4", None, asking)),
+        (TypeError, "seed is of type bool", lambda: mx_ops.fake_quant(given, "mxfp4", seed=True)),
         (ValueError, "the length 33 of dim 1 must be even", lambda: ops.quantize(given[:, :33], "mxfp4")),
         (
             ValueError,

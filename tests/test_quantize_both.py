@@ -84,6 +84,22 @@ def test_rank_1_is_refused() -> None:
         mx_ops.quantize_both(torch.ones(32), "mxfp4")
 
 
+@pytest.mark.parametrize("in_dim", [0, 1])
+def test_slices_of_rank_1_are_refused_under_vmap(in_dim: int, device: str) -> None:
+    """A batch is no dim to take blocks along, whichever of a matrix's it is, with a seed or without; of matrices it is a loop."""
+    x = wild((64, 34)).to(device)
+    for seed in (None, torch.tensor([7], device=device)):
+        for function in (torch.ops.mx.quantize_both, mx_ops.quantize_both):
+            with pytest.raises(IndexError, match="last two dims, and this tensor's rank is 1"):
+                torch.vmap(lambda row: function(row, "mxfp8_e4m3", seed=seed), in_dims=in_dim)(x)
+            with pytest.raises(IndexError, match="last two dims, and this tensor's rank is 1"):
+                torch.vmap(torch.vmap(lambda row: function(row, "mxfp8_e4m3", seed=seed), in_dims=in_dim))(x[None])
+        batched = torch.vmap(lambda part: torch.ops.mx.quantize_both(part, "mxfp4", seed), in_dims=in_dim)(x.view(2, 2, 16, 34))
+        for part, *outputs in zip(x.view(2, 2, 16, 34).unbind(in_dim), *batched):
+            for have, want in zip(outputs, torch.ops.mx.quantize_both(part, "mxfp4", seed)):
+                assert_same(have, want)
+
+
 def test_odd_lengths_along_either_dim_are_refused() -> None:
     """Codes that share bytes fill them both ways."""
     for shape in ((32, 33), (33, 32)):

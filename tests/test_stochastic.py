@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -268,10 +269,9 @@ class Seven:
 
 @pytest.mark.parametrize("seven", [np.int64(7), np.uint8(7), Seven()], ids=lambda seven: type(seven).__name__)
 def test_whatever_python_takes_for_an_int_is_one(seven: object, device: str) -> None:
-    """As a seed, and as a value of fold_seed; True is 1."""
+    """As a seed, and as a value of fold_seed, where True is 1; as a seed it is refused, for it may be meant for stochastic_rounding."""
     x = wild((6, 42)).to(device)
     assert_same(mx_ops.fake_quant(x, "mxfp4", seed=seven), mx_ops.fake_quant(x, "mxfp4", seed=7))
-    assert_same(mx_ops.fake_quant(x, "mxfp4", seed=True), mx_ops.fake_quant(x, "mxfp4", seed=1))
     seed = seed_of(42, device)
     assert_same(mx_ops.fold_seed(seed, seven), mx_ops.fold_seed(seed, 7))
     assert_same(mx_ops.fold_seed(seed, True), mx_ops.fold_seed(seed, 1))
@@ -335,6 +335,25 @@ def test_drawn_seeds_follow_the_generator(device: str) -> None:
         assert_same(function(), second)
 
 
+def test_drawn_seeds_have_63_bits(device: str) -> None:
+    """A drawn seed is torch.randint's of [0, 2^63 - 1) on the input's device: two calls in 2^31 share none."""
+    x = wild((6, 42)).to(device)
+    functions = (
+        lambda **options: mx_ops.fake_quant(x, "mxfp4", **options),
+        lambda **options: mx_ops.mxfp4_fake_quant(x, **options),
+        lambda **options: mx_ops.mxfp8_fake_quant(x, **options),
+        lambda **options: mx_ops.nvfp4_fake_quant(x, **options),
+        lambda **options: mx_ops.quantize(x, "mxfp8_e4m3", **options)[0].view(torch.uint8),
+        lambda **options: mx_ops.quantize_both(x, "mxfp8_e4m3", **options)[2].view(torch.uint8),
+    )
+    for state, function in enumerate(functions):
+        torch.manual_seed(state)
+        seed = torch.randint(2**63 - 1, (1,), device=device)
+        assert seed.item() >= 2**48
+        torch.manual_seed(state)
+        assert_same(function(stochastic_rounding=True), function(seed=seed))
+
+
 def test_no_seed_draws_nothing(device: str) -> None:
     """Without stochastic rounding the generator is left alone."""
     torch.manual_seed(0)
@@ -364,6 +383,44 @@ def test_fold_seed(device: str) -> None:
     assert mx_ops.fold_seed(seed, 3, 100).item() != mx_ops.fold_seed(seed, 100, 3).item()
     assert mx_ops.fold_seed(seed, -1).item() != mx_ops.fold_seed(seed, 1).item()
     assert seed.item() == 42
+
+
+def splitmix64(seed: int, value: int) -> int:
+    """One step of fold_seed in Python's ints: SplitMix64's next number after ``seed``, plus the value, modulo 2^64."""
+    mask = 2**64 - 1
+    z = seed + 0x9E3779B97F4A7C15 & mask
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+    z = (z ^ z >> 31) + value & mask
+    return z - 2**64 if z >= 2**63 else z
+
+
+FOLDED = [  # seeds, values and what they give, for ever: runs are repeated by them
+    (0, (0,), -2152535657050944081),
+    (42, (3,), -4767286540954276200),
+    (42, (3, 100), 7645025691661814388),
+    (-1, (1,), -1956407806741107679),
+    (-42, (-7,), 2847773986881678247),
+    (-9223372036854775808, (9223372036854775807,), -4026569214492281894),
+    (9223372036854775807, (-9223372036854775808,), -6167724403816423769),
+    (81985529216486895, (-1, 1, -1), 1186718779651423162),
+]
+
+
+@pytest.mark.parametrize(("seed", "values", "folded"), FOLDED)
+def test_fold_seed_gives_these_seeds(seed: int, values: tuple[int, ...], folded: int, device: str) -> None:
+    """Golden ones, of negative seeds and values too; the arithmetic is SplitMix64's, on unsigned numbers."""
+    assert mx_ops.fold_seed(seed_of(seed, device), *values).item() == folded
+    assert mx_ops.fold_seed(seed_of(seed, device), *(seed_of(value, device) for value in values)).item() == folded
+    assert functools.reduce(splitmix64, values, seed) == folded
+
+
+def test_fold_seed_is_splitmix64_of_any_seed(device: str) -> None:
+    """Of a thousand seeds and values of all 64 bits."""
+    random = np.random.default_rng(0)
+    seeds, values = (random.integers(-(2**63), 2**63, 1000) for _ in range(2))
+    folded = torch.vmap(mx_ops.fold_seed)(*(torch.from_numpy(part).to(device)[:, None] for part in (seeds, values)))
+    assert folded.flatten().tolist() == [splitmix64(int(seed), int(value)) for seed, value in zip(seeds, values)]
 
 
 def test_fold_seed_scatters(device: str) -> None:

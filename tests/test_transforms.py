@@ -73,6 +73,33 @@ def test_vmap_of_quantize_and_dequantize_is_a_loop(format: str, device: str) -> 
                 assert_same(value, torch.ops.mx.dequantize(e, s, format, dim=dim))
 
 
+def test_vmap_over_nothing_is_an_empty_batch(device: str) -> None:
+    """Of the shapes and dtypes that a slice would have: with seeds, with scales of whole tensors, and without."""
+    ops, seed = torch.ops.mx, torch.tensor([3], device=device)
+    scale = torch.ones(1, device=device)
+    calls: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
+        "fake_quant": lambda x: ops.fake_quant(x, "mxfp4"),
+        "seeded": lambda x: ops.fake_quant(x, "mxfp8_e4m3", seed, dim=0),
+        "nvfp4": ops.nvfp4_fake_quant,
+        "tensor_scale": ops.tensor_scale,
+        "quantize": lambda x: ops.quantize(x, "mxfp4", dim=-1),
+        "quantize nvfp4": lambda x: ops.quantize(x, "nvfp4", None, scale, dim=-2),
+        "quantize_both": lambda x: ops.quantize_both(x, "mxint8", seed),
+        "dequantize": lambda x: ops.dequantize(*ops.quantize(x, "nvfp4", None, scale), "nvfp4", scale),
+        "swizzle": lambda x: ops.swizzle_scales(ops.quantize(x, "mxfp8_e4m3")[1]),
+    }
+    x = torch.randn(2, 34, 36, device=device)
+    for name, call in calls.items():
+        for in_dim in (0, 1):
+            one = call(x.select(in_dim, 0))
+            none = torch.vmap(call, in_dims=in_dim)(x.narrow(in_dim, 0, 0))
+            for have, want in zip(*(leaf if isinstance(leaf, tuple) else (leaf,) for leaf in (none, one))):
+                assert have.shape == (0, *want.shape), name
+                assert have.dtype == want.dtype
+    seeds = torch.empty(0, 1, dtype=torch.int64, device=device)
+    assert torch.vmap(lambda seed: ops.fake_quant(x, "mxfp4", seed))(seeds).shape == (0, *x.shape)
+
+
 def test_vmap_within_vmap_is_two_loops(device: str) -> None:
     """Batches nest."""
     x = wild((2, 3, 42)).to(device)

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import torch
+from commands import call
 from safetensors.torch import save_file
-from test_main import call
 
 
 def test_all_ways_to_run_agree(tmp_path: Path) -> None:

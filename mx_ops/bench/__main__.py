@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import itertools
 import json
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from ..__main__ import describe_machine, pick_device
+from ..__main__ import count, describe_machine, pick_device
 from ..checkpoints import CommandError
 from ..formats import FORMATS
-from . import costs, peers, plot
-from .rows import OPS, Pools, Row, bytes_moved, default_rows, function
+from . import costs, output, peers, plot
+from .rows import OPS, Pools, Row, bytes_moved, default_rows, function, narrowed, sweep_rows
 from .timing import Contender, Copies, cache_bytes, compare, last_level_cache, rate
 
 COLUMNS = ("op", "by", "format", "mode", "dim", "shape", "dtype", "timed by", "µs", "GB/s", "of copy")
 NUMBERS = ("µs", "GB/s", "of copy", "to bare launch", "seconds")
 ROUNDS, QUICK_ROUNDS = 30, 7
-FEWEST_POINTS = 3  # of a line of the plot
 
 HELP = """\
 How fast the ops are on this machine, as a share of a copy within the device's memory that moves the same bytes in the same run.
@@ -66,17 +66,22 @@ class Result(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parse(arguments)
+    output.replace_unknown_letters()
     try:
+        try:
+            options = parse(arguments)
+        finally:
+            output.say(end="")  # the help
         device = pick_device(options.device)
         check_files(options)
-        if options.host:
-            return run_costs(device, options, "host")
-        if options.first_calls:
-            return run_costs(device, options, "first calls")
+        if options.host or options.first_calls:
+            return run_costs(device, options)
         return run(device, options)
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        return 1
     except CommandError as error:
-        print(f"mx_ops.bench: {error}", file=sys.stderr)
+        with contextlib.suppress(CommandError, BrokenPipeError):  # then there is nowhere to say it
+            output.say(f"mx_ops.bench: {error}", file=sys.stderr)
         return 2
 
 
@@ -93,7 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shape", type=parse_shape, metavar="ROWSxCOLUMNS", help="instead of the device's own")
     parser.add_argument("--rounds", type=positive, help=f"repetitions of each row (default: {ROUNDS}; {QUICK_ROUNDS} if quick)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="measure more sizes, and draw shares of a copy against size, as SVG")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="measure more sizes, and draw shares of a copy against size")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--host", action="store_true", help="instead: what a small eager call costs the host of a GPU, in µs")
     only.add_argument("--first-calls", action="store_true", help="instead: what first calls cost with all caches empty, in seconds")
@@ -117,40 +122,12 @@ def positive(text: str) -> int:
 
 def check_files(options: argparse.Namespace) -> None:
     """Find out before minutes of measuring whether the results can be written. Raises CommandError."""
-    for path in (options.json, options.plot):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise CommandError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
+    for path in filter(None, (options.json, options.plot)):
+        output.check(path)
     if options.plot and (options.host or options.first_calls):
         raise CommandError("--plot draws the table of speeds; leave out --host and --first-calls")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file. Raises CommandError."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from error
-
-
-class Progress:
-    """A bar on stderr, if someone watches."""
-
-    def __init__(self, steps: float, what: str) -> None:
-        self.steps, self.what, self.done = steps, what, 0.0
-        self.shown = sys.stderr.isatty()
-        self(0)
-
-    def __call__(self, steps: float) -> None:
-        """Some steps more."""
-        self.done += steps
-        if self.shown:
-            share = min(1.0, self.done / self.steps)
-            print(f"\r[{'#' * round(40 * share):<40}] {share:4.0%} of {self.what}", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if self.shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if options.plot:
+        plot.check(options.plot)
 
 
 # The table.
@@ -158,31 +135,46 @@ class Progress:
 
 def run(device: torch.device, options: argparse.Namespace) -> int:
     """Measure, print and write the table; the exit status."""
-    rows = default_rows(device.type, options.quick, options.shape, sweep=options.plot is not None)
-    rows = [row for row in rows if row.op in (options.op or OPS) and row.format in (options.format or FORMATS)]
+    rows = chosen(default_rows(device.type, options.quick, options.shape), options)
     if options.peers:
         rows += peers.peer_rows(rows, device.type, options.quick)
+    sweep = chosen(sweep_rows(device.type, options.format or narrowed(FORMATS)[:1]), options) if options.plot else []
+    rows = list(dict.fromkeys([*rows, *sweep]))
     if not rows:
         raise CommandError("nothing to measure: no row is of that op, format and shape")
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     header = describe(device, rounds, options)
-    progress = Progress(len(rows), f"{len(rows)} rows")
-    results = []
-    for _, group in itertools.groupby(sorted(rows, key=tensors_of), key=tensors_of):
-        results += measure(list(group), device, rounds, progress)
-    progress.end()
-    results.sort(key=lambda result: rows.index(result.row))
+    output.say(first_line(header))
+    results = measure_all(rows, device, rounds, header["hardware"])
     fastest = max(rate(result.moved, result.copy_seconds) for result in results)
     header["copy_gb_s"] = round(fastest, 1)
-    print("\n".join([*header_lines(header), "", *align([COLUMNS, *map(cells, results)]), *failures(results)]))
+    copy = f"copy: {header['copy_gb_s']:.0f} GB/s read and written"
+    output.say("\n".join([copy, header["method"], "", *align([COLUMNS, *map(cells, results)]), *failures(results)]))
     if options.json:
-        write(options.json, json.dumps({**header, "rows": [*map(as_json, results)]}, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        output.write(options.json, as_document({**header, "rows": [*map(as_json, results)]}))
     if options.plot:
-        lines = series(results)
+        lines = series(result for result in results if result.row in sweep)
         if not lines:
-            raise CommandError(f"nothing to draw: no op was measured at {FEWEST_POINTS} sizes")
-        write(options.plot, plot.draw(lines, "mx_ops: speed as a share of a copy", f"{header['hardware']}, {header['date']}"))
+            raise CommandError(f"cannot draw {options.plot}: no row to draw was measured")
+        subtitle = f"{header['hardware']}, {header['date']}"
+        output.write(options.plot, plot.draw(lines, "mx_ops: speed as a share of a copy", subtitle, plot.ending(options.plot)))
     return int(any(result.failure for result in results if result.row.by in ("eager", "compiled")))
+
+
+def chosen(rows: list[Row], options: argparse.Namespace) -> list[Row]:
+    """Those of the ops and formats that are asked for."""
+    return [row for row in rows if row.op in (options.op or OPS) and row.format in (options.format or FORMATS)]
+
+
+def measure_all(rows: list[Row], device: torch.device, rounds: int, hardware: str) -> list[Result]:
+    """Time all rows, group after group of those on the same tensors."""
+    groups = [list(group) for _, group in itertools.groupby(sorted(rows, key=tensors_of), key=tensors_of)]
+    results = []
+    with output.Progress(f"{count(len(rows), 'row')}, {count(rounds, 'round')} each, on {hardware}", len(rows)) as progress:
+        for number, group in enumerate(groups, 1):
+            progress.tell(f"{number} of {len(groups)}: {count(len(group), 'row')} of {group[0].size} {group[0].dtype_name}")
+            results += measure(group, device, rounds, progress)
+    return sorted(results, key=lambda result: rows.index(result.row))
 
 
 def tensors_of(row: Row) -> tuple:
@@ -190,7 +182,7 @@ def tensors_of(row: Row) -> tuple:
     return (row.shape, str(row.dtype), row.layout)
 
 
-def measure(rows: list[Row], device: torch.device, rounds: int, progress: Progress) -> list[Result]:
+def measure(rows: list[Row], device: torch.device, rounds: int, progress: Callable[[float], None]) -> list[Result]:
     """Time rows on the same tensors, and the copies that they are compared with."""
     cache = cache_bytes(device)
     pools, copies = Pools(device, cache), Copies(device, cache)
@@ -241,21 +233,16 @@ def read_lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).is_file() else []
 
 
-def header_lines(header: dict[str, Any]) -> list[str]:
-    """The header as text."""
-    versions = ", ".join(f"{name} {header[name]}" for name in ("mx_ops", "torch", "triton", "torchao") if header.get(name))
-    lines = [f"{header['hardware']}; {versions}; {header['date']}"]
-    if "copy_gb_s" in header:
-        lines.append(f"copy: {header['copy_gb_s']:.0f} GB/s read and written")
-    return [*lines, header["method"]]
+def first_line(header: dict[str, Any]) -> str:
+    """What was measured, where and when: known, and printed, before it is."""
+    versions = ", ".join(f"{name} {header[name]}" for name in ("mx_ops", "torch", "triton", "torchao") if header[name])
+    return f"{header['hardware']}; {versions}; {header['date']}"
 
 
 def cells(result: Result) -> tuple[str, ...]:
     """The cells of a row of the table."""
     row = result.row
-    size = "x".join(map(str, row.shape)) + ("" if row.layout == "contiguous" else f" {row.layout}")
-    dim, dtype = "both" if row.dim is None else str(row.dim), str(row.dtype).removeprefix("torch.")
-    what = (row.op, row.by, row.format, row.mode, dim, size, dtype)
+    what = (row.op, row.by, row.format, row.mode, "both" if row.dim is None else str(row.dim), row.size, row.dtype_name)
     if result.seconds is None:
         return (*what, "-", "-", "-", "-")
     return (*what, result.timed, f"{result.seconds * 1e6:.1f}", f"{rate(result.moved, result.seconds):.1f}", f"{result.share:.3f}")
@@ -287,7 +274,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "dim": row.dim,
         "shape": list(row.shape),
         "layout": row.layout,
-        "dtype": str(row.dtype).removeprefix("torch."),
+        "dtype": row.dtype_name,
         "bytes": result.moved,
         "timed_by": result.timed,
         "us": result.seconds and result.seconds * 1e6,
@@ -298,48 +285,51 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def series(results: list[Result]) -> plot.Series:
+def as_document(content: dict[str, Any]) -> bytes:
+    """A JSON file."""
+    return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def series(results: Iterable[Result]) -> plot.Series:
     """The plot's lines: what differs in size alone."""
-    lines: dict[Row, dict[float, float]] = {}
+    lines: plot.Series = {}
     for result in results:
-        if result.share is not None and result.row.layout == "contiguous":
-            lines.setdefault(result.row.at((0, 0)), {})[result.moved / 1e6] = result.share
-    return {
-        " ".join([row.op, row.format, *([] if row.by == "eager" else [row.by])]): sorted(points.items())
-        for row, points in lines.items()
-        if len(points) >= FEWEST_POINTS
-    }
+        if result.share is not None:
+            lines.setdefault(f"{result.row.op} {result.row.format}", []).append((result.moved / 1e6, result.share))
+    return {name: sorted(points) for name, points in lines.items()}
 
 
 # Costs of calls.
 
 
-def run_costs(device: torch.device, options: argparse.Namespace, kind: str) -> int:
+def run_costs(device: torch.device, options: argparse.Namespace) -> int:
     """Measure, print and write what calls cost besides their work; the exit status."""
     rounds = options.rounds or ROUNDS
     header = describe(device, rounds, options)
-    progress = Progress(2 * len(OPS), "the calls")
     found: list[Any]
-    if kind == "host":
+    if options.host:
+        costs.check_host(device)
+        output.say(first_line(header))
         header["method"] = (
             f"medians of {rounds} rounds, in which the ways to call an op take turns, of {costs.HOST_CALLS} calls each, launched and not"
             f" waited for; {costs.HOST_SHAPE[0]}x{costs.HOST_SHAPE[1]} bfloat16; a bare launch is kernel[grid](...) with the op's own"
             " arguments"
         )
         columns: tuple[str, ...] = ("op", "call", "µs", "to bare launch")
-        found = list(costs.host_costs(device, rounds, progress))
+        with output.Progress(f"calls of {len(OPS)} ops, {count(rounds, 'round')} each, on {header['hardware']}", len(OPS)) as progress:
+            found = list(costs.host_costs(device, rounds, progress))
         table = [(one.op, one.call, f"{one.us:.1f}", f"{one.ratio:.2f}") for one in found]
     else:
+        output.say(first_line(header))
         shape = "x".join(map(str, costs.FIRST_SHAPE))
         header["method"] = f"each in a new process with empty caches; {shape} bfloat16; imports of compilers included"
         columns = ("op", "format", "by", "seconds")
-        found = list(costs.first_calls(device, progress))
+        with output.Progress(f"first calls of {len(OPS)} ops, eager and compiled, on {header['hardware']}", 2 * len(OPS)) as progress:
+            found = list(costs.first_calls(device, progress))
         table = [(one.op, one.format, one.by, f"{one.seconds:.2f}") for one in found]
-    progress.end()
-    print("\n".join([*header_lines(header), "", *align([columns, *table])]))
+    output.say("\n".join([header["method"], "", *align([columns, *table])]))
     if options.json:
-        document = {**header, kind.replace(" ", "_"): [one._asdict() for one in found]}
-        write(options.json, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        output.write(options.json, as_document({**header, "host" if options.host else "first_calls": [one._asdict() for one in found]}))
     return 0
 
 

@@ -16,6 +16,7 @@ import torch
 
 from .. import library
 from ..checkpoints import CommandError
+from .output import Progress
 from .peers import compiled
 from .rows import Row, default_rows, function, quantized
 from .timing import synchronize
@@ -35,11 +36,16 @@ class HostCost(NamedTuple):
     ratio: float  # to the bare launch
 
 
-def host_costs(device: torch.device, rounds: int, progress: Callable[[float], None]) -> Iterator[HostCost]:
-    """Calls of each op, against the bare launch of the kernel that they launch. Raises CommandError where no kernel is launched."""
+def check_host(device: torch.device) -> None:
+    """Raises CommandError where no kernel is launched."""
     if library.kernels_for(device.type) is None:
         raise CommandError(f"--host measures launches of Triton kernels, and on {device.type} there are none: give a GPU as --device")
+
+
+def host_costs(device: torch.device, rounds: int, progress: Progress) -> Iterator[HostCost]:
+    """Calls of each op, against the bare launch of the kernel that they launch."""
     for row in at_shape(device, HOST_SHAPE):
+        progress.tell(row.op)
         ways = ways_to_call(row, device)
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds + 1):
@@ -48,7 +54,7 @@ def host_costs(device: torch.device, rounds: int, progress: Callable[[float], No
         medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
         for name, seconds in medians.items():
             yield HostCost(row.op, name, seconds * 1e6, seconds / medians[BARE])
-        progress(2)
+        progress(1)
 
 
 def ways_to_call(row: Row, device: torch.device) -> dict[str, Callable[[], Any]]:
@@ -124,10 +130,11 @@ class FirstCall(NamedTuple):
 FIRST_CALL = "import sys; from mx_ops.bench.costs import first_call; print(first_call(*sys.argv[1:]))"
 
 
-def first_calls(device: torch.device, progress: Callable[[float], None]) -> Iterator[FirstCall]:
+def first_calls(device: torch.device, progress: Progress) -> Iterator[FirstCall]:
     """First calls of each op, eager and compiled, each in a process of its own. Raises CommandError where one fails."""
     for row in at_shape(device, FIRST_SHAPE):
         for by in ("eager", "compiled"):
+            progress.tell(f"{row.op}, {by}")
             with tempfile.TemporaryDirectory() as folder:
                 result = subprocess.run(
                     [sys.executable, "-c", FIRST_CALL, str(device), row.op, row.format, by],

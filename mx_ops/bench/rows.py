@@ -18,7 +18,7 @@ OPS = ("fake_quant", "quantize", "dequantize", "quantize_both")
 LARGE = {"cpu": (2048, 4096)}  # by device type
 LARGE_ON_GPUS = (8192, 16384)
 SMALL_ON_GPUS = ((4096, 4096), (1024, 4096))
-SWEEP = {"cpu": [2**power for power in range(6, 13)]}  # the numbers of rows that --plot adds
+SWEEP = {"cpu": [2**power for power in range(6, 13)]}  # the numbers of rows that --plot measures
 SWEEP_ON_GPUS = [2**power for power in range(8, 16)]
 SWEEP_COLUMNS = 4096
 EDGE = 8  # what a sliced tensor leaves out on either side
@@ -47,9 +47,15 @@ class Row:
         """The format's row in the table of formats."""
         return FORMATS[self.format]
 
-    def at(self, shape: tuple[int, int]) -> Row:
-        """The row at another shape."""
-        return replace(self, shape=shape)
+    @property
+    def size(self) -> str:
+        """Of its values, and how they lie in memory."""
+        return "x".join(map(str, self.shape)) + ("" if self.layout == "contiguous" else f" {self.layout}")
+
+    @property
+    def dtype_name(self) -> str:
+        """Without the module."""
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def possible(self) -> bool:
@@ -67,7 +73,7 @@ def narrowed(formats: Iterable[str]) -> list[str]:
     return list(first.values())
 
 
-def default_rows(device_type: str, quick: bool = False, shape: tuple[int, int] | None = None, sweep: bool = False) -> list[Row]:
+def default_rows(device_type: str, quick: bool = False, shape: tuple[int, int] | None = None) -> list[Row]:
     """The rows for a type of device: all of them, or what a minute suffices for; at a shape, if one is given."""
     large = shape or LARGE.get(device_type, LARGE_ON_GPUS)
     if quick:
@@ -81,9 +87,17 @@ def default_rows(device_type: str, quick: bool = False, shape: tuple[int, int] |
         for name, op in itertools.product(narrowed(FORMATS), OPS[:3]):
             rows.append(Row(op, name, (large[0], large[1] - 1)))
             rows += [Row(op, name, large, layout=layout) for layout in ("transposed", "sliced")]
-    if sweep:
-        sizes = [(count, SWEEP_COLUMNS) for count in SWEEP.get(device_type, SWEEP_ON_GPUS)]
-        rows += [Row(op, name, size) for name in narrowed(FORMATS)[:1] for op in OPS for size in sizes]
+    return those_possible(rows)
+
+
+def sweep_rows(device_type: str, formats: Iterable[str]) -> list[Row]:
+    """What --plot draws: each op at sizes that differ in the number of rows alone."""
+    sizes = [(count, SWEEP_COLUMNS) for count in SWEEP.get(device_type, SWEEP_ON_GPUS)]
+    return those_possible([Row(op, name, size) for name in formats for op in OPS for size in sizes])
+
+
+def those_possible(rows: list[Row]) -> list[Row]:
+    """Those that can be run, each once; of what quantizes along both dims."""
     rows = [replace(row, dim=None) if row.op == "quantize_both" else row for row in rows]
     return [row for row in dict.fromkeys(rows) if row.possible]
 
