@@ -20,6 +20,7 @@ from . import library
 from .checkpoints import Source, Stored
 from .command import one_line, progress
 from .formats import FORMATS, Format
+from .threads import map_alone
 
 A = TypeVar("A")
 B = TypeVar("B")

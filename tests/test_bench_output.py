@@ -142,7 +142,7 @@ def test_an_output_that_takes_nothing_is_said_before_anything_is_measured(measur
     """In one line, with exit status 2."""
     with contextlib.redirect_stdout(Broken(errno.ENOSPC)), contextlib.redirect_stderr(io.StringIO()) as err:
         assert command.main([*QUICK]) == 2
-    assert (err.getvalue(), measured) == ("mx_ops.bench: cannot print: No space left on device\n", [])
+    assert (err.getvalue(), measured) == ("mx_ops.bench: cannot write to stdout: No space left on device\n", [])
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(Broken(errno.ENOSPC)):
         assert command.main([*QUICK]) == 2
     assert measured == []
@@ -163,7 +163,7 @@ def test_a_process_on_a_full_device_ends_with_one_line(arguments: tuple[str, ...
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "mx_ops.bench", *arguments]
         result = subprocess.run(command, cwd=ROOT, env=variables, stdout=full, stderr=subprocess.PIPE, text=True, timeout=500, check=False)
-    assert (result.returncode, result.stderr) == (2, "mx_ops.bench: cannot print: No space left on device\n")
+    assert (result.returncode, result.stderr) == (2, "mx_ops.bench: cannot write to stdout: No space left on device\n")
 
 
 @pytest.mark.parametrize("arguments", [QUICK, ("--help",)], ids=["table", "help"])

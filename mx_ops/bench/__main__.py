@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import itertools
 import json
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..__main__ import count, describe_machine, pick_device
-from ..checkpoints import CommandError
+from ..command import CommandError, emit, run_command
 from ..formats import FORMATS
 from . import costs, output, peers, plot
 from .rows import OPS, Pools, Row, bytes_moved, default_rows, function, narrowed, sweep_rows
@@ -67,22 +66,16 @@ class Result(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     output.replace_unknown_letters()
-    try:
-        try:
-            options = parse(arguments)
-        finally:
-            output.say(end="")  # the help
-        device = pick_device(options.device)
-        check_files(options)
-        if options.host or options.first_calls:
-            return run_costs(device, options)
-        return run(device, options)
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        return 1
-    except CommandError as error:
-        with contextlib.suppress(CommandError, BrokenPipeError):  # then there is nowhere to say it
-            output.say(f"mx_ops.bench: {error}", file=sys.stderr)
-        return 2
+    return run_command("mx_ops.bench", lambda: bench(parse(arguments)))
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Do what is asked for; the exit status."""
+    device = pick_device(options.device)
+    check_files(options)
+    if options.host or options.first_calls:
+        return run_costs(device, options)
+    return run(device, options)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -144,12 +137,12 @@ def run(device: torch.device, options: argparse.Namespace) -> int:
         raise CommandError("nothing to measure: no row is of that op, format and shape")
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     header = describe(device, rounds, options)
-    output.say(first_line(header))
+    emit(first_line(header))
     results = measure_all(rows, device, rounds, header["hardware"])
     fastest = max(rate(result.moved, result.copy_seconds) for result in results)
     header["copy_gb_s"] = round(fastest, 1)
     copy = f"copy: {header['copy_gb_s']:.0f} GB/s read and written"
-    output.say("\n".join([copy, header["method"], "", *align([COLUMNS, *map(cells, results)]), *failures(results)]))
+    emit(copy, header["method"], "", *align([COLUMNS, *map(cells, results)]), *failures(results))
     if options.json:
         output.write(options.json, as_document({**header, "rows": [*map(as_json, results)]}))
     if options.plot:
@@ -309,7 +302,7 @@ def run_costs(device: torch.device, options: argparse.Namespace) -> int:
     found: list[Any]
     if options.host:
         costs.check_host(device)
-        output.say(first_line(header))
+        emit(first_line(header))
         header["method"] = (
             f"medians of {rounds} rounds, in which the ways to call an op take turns, of {costs.HOST_CALLS} calls each, launched and not"
             f" waited for; {costs.HOST_SHAPE[0]}x{costs.HOST_SHAPE[1]} bfloat16; a bare launch is kernel[grid](...) with the op's own"
@@ -320,14 +313,14 @@ def run_costs(device: torch.device, options: argparse.Namespace) -> int:
             found = list(costs.host_costs(device, rounds, progress))
         table = [(one.op, one.call, f"{one.us:.1f}", f"{one.ratio:.2f}") for one in found]
     else:
-        output.say(first_line(header))
+        emit(first_line(header))
         shape = "x".join(map(str, costs.FIRST_SHAPE))
         header["method"] = f"each in a new process with empty caches; {shape} bfloat16; imports of compilers included"
         columns = ("op", "format", "by", "seconds")
         with output.Progress(f"first calls of {len(OPS)} ops, eager and compiled, on {header['hardware']}", 2 * len(OPS)) as progress:
             found = list(costs.first_calls(device, progress))
         table = [(one.op, one.format, one.by, f"{one.seconds:.2f}") for one in found]
-    output.say("\n".join([header["method"], "", *align([columns, *table])]))
+    emit(header["method"], "", *align([columns, *table]))
     if options.json:
         output.write(options.json, as_document({**header, "host" if options.host else "first_calls": [one._asdict() for one in found]}))
     return 0

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import library
-from ..checkpoints import CommandError
+from ..command import CommandError
 from .output import Progress
 from .peers import compiled
 from .rows import Row, default_rows, function, quantized

@@ -9,9 +9,8 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
-from ..checkpoints import CommandError
+from ..command import CommandError
 
 QUIET_SECONDS = 30  # that may pass between two lines on how far it is
 BAR = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}"
@@ -21,19 +20,6 @@ def replace_unknown_letters() -> None:
     """Print a ? for what the terminal's encoding lacks: in "µs", it should cost no table."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-
-
-def say(text: str = "", end: str = "\n", file: TextIO | None = None) -> None:
-    """Print, and see that it is out. Raises CommandError, or BrokenPipeError if the reader has seen enough."""
-    file = file or sys.stdout
-    try:
-        print(text, end=end, file=file, flush=True)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # what is left in the buffer would fail again on the way out
-            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise CommandError(f"cannot print: {error.strerror}") from error
 
 
 def check(path: Path) -> None:
@@ -94,4 +80,5 @@ class Progress:
             self.bar.set_description_str(what)
         elif sys.stderr is not None:
             self.said = time.monotonic()
-            say(what, file=sys.stderr)
+            with contextlib.suppress(OSError):  # it may be on a full disk
+                print(what, file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints import CommandError, one_line
+from ..command import CommandError, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints import one_line
+from ..command import one_line
 from .rows import leaves, nbytes
 
 LEAST_CACHE = 256 << 20  # on CPU
