@@ -48,7 +48,7 @@ def copy_checkout(folder: Path) -> None:
 
 
 def run_tests(folder: Path, tests: str, mode: str) -> tuple[str, str]:
-    """What tests say of the package in a folder ("passed", "failed", "timeout" or "error"), and their output."""
+    """What tests say of the package in a folder ("passed", "failed", "crashed", "timeout" or "error"), and their output."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {
         "PYTHONPATH": str(folder),
         "OMP_NUM_THREADS": "1",
@@ -70,6 +70,8 @@ def run_tests(folder: Path, tests: str, mode: str) -> tuple[str, str]:
                 os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests start
                 process.wait()
     said = (folder / "output").read_text()
+    if status is not None and status < 0:
+        return "crashed", said  # by a signal: what writes beyond a tensor may only be seen at the end
     ran = re.search(r"^[.sxF]*[.F]", said, re.M)  # or all were skipped
     return {None: "timeout", 0: "passed" if ran else "error", 1: "failed"}.get(status, "error"), said
 
@@ -117,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         ready = [row for row in rows if sound[row.tests, row.mode][0] == "passed"]
         results = {}
         for row, (result, said, seconds) in zip(ready, pool.map(lambda row: try_tests(row.tests, row.mode, row), ready)):
-            results[row] = {"failed": "killed", "passed": "SURVIVED"}.get(result, result)
+            results[row] = {"failed": "killed", "crashed": "killed", "passed": "SURVIVED"}.get(result, result)
             print(f"{results[row]:8} {seconds:4.0f} s  {row}", flush=True)
             if result == "error":
                 print(said[-2000:], flush=True)

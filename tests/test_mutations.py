@@ -69,6 +69,7 @@ def test_a_survivor_is_told_from_one_that_is_killed(
     for name, text in {
         "mx_ops/number.py": "ONE, TWO = 1, 2\n",
         "tests/test_number.py": "from mx_ops.number import ONE\ndef test_one(): assert ONE == 1\ndef test_two(): assert ONE == 2\n",
+        "tests/test_crash.py": "import os\nfrom mx_ops.number import ONE\ndef test_one(): ONE == 1 or os.abort()\n",
         "tests/test_skipped.py": "import pytest\n\n\n@pytest.mark.skip\ndef test_one():\n    pass\n",
         "pyproject.toml": "",
     }.items():
@@ -84,6 +85,7 @@ def test_a_survivor_is_told_from_one_that_is_killed(
 
     one, two, skipped = "test_number.py::test_one", "test_number.py::test_two", "test_skipped.py"
     assert try_row("1", one)[0] == 0
+    assert try_row("1", "test_crash.py")[0] == 0
     assert try_row("2\n", one)[0] == 1
     status, said = try_row("1", two)
     assert (status, said[1], said[-1]) == (1, f"failed without a mutation: {two} (cpu)", "cpu: 1 mutations: 1 not tried")
