@@ -127,82 +127,89 @@ def check(given: list[Tensor], expected: Tensors) -> None:
         assert torch.equal(have.contiguous().view(torch.uint8), want.contiguous().view(torch.uint8)), index
 
 
-if not INTERPRETED:
-
-    @pytest.fixture(scope="module")
-    def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-        """Both models, packaged from an empty cache."""
-        folder = tmp_path_factory.mktemp("packages")
-        every = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-        programs = {
-            "static": torch.export.export(TwoLayers(), integers()),
-            "dynamic": torch.export.export(AnySize(), inputs_of(SIZES[0]), dynamic_shapes=(every, every, {})),
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Both models, packaged from an empty cache."""
+    folder = tmp_path_factory.mktemp("packages")
+    every = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    programs = {
+        "static": torch.export.export(TwoLayers(), integers()),
+        "dynamic": torch.export.export(AnySize(), inputs_of(SIZES[0]), dynamic_shapes=(every, every, {})),
+    }
+    with fresh_cache():
+        yield {
+            name: torch._inductor.aoti_compile_and_package(program, package_path=str(folder / f"{name}.pt2"), inductor_configs=CONFIG)
+            for name, program in programs.items()
         }
-        with fresh_cache():
-            yield {
-                name: torch._inductor.aoti_compile_and_package(program, package_path=str(folder / f"{name}.pt2"), inductor_configs=CONFIG)
-                for name, program in programs.items()
-            }
-
-    @pytest.fixture(scope="module")
-    def python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-        """A Python program that does not import mx_ops, in a folder from which it could not."""
-        file = tmp_path_factory.mktemp("python") / "main.py"
-        file.write_text(PYTHON)
-        return [sys.executable, "-W", "ignore", str(file)]
-
-    def check_elsewhere(program: list[str], packages: dict[str, str], folder: pathlib.Path) -> None:
-        """What a program gives for both packages is what the models give here."""
-        jobs = {"static": (TwoLayers(), integers()), "dynamic": (AnySize(), inputs_of(SIZES[1]))}
-        command = list(program)
-        for name, (_, inputs) in jobs.items():
-            torch.save(list(inputs), folder / f"{name}-inputs.pt")
-            command += [packages[name], str(folder / f"{name}-inputs.pt"), str(folder / f"{name}-outputs.pt")]
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        for name, (model, inputs) in jobs.items():
-            check(list(torch.load(folder / f"{name}-outputs.pt")), model(*inputs))
-
-    @pytest.mark.parametrize("name", ["static", "dynamic"])
-    def test_packages_name_no_op_of_ours(name: str, packages: dict[str, str]) -> None:
-        """No file of a package, source or machine code, has the name of an op of mx."""
-        with zipfile.ZipFile(packages[name]) as archive:
-            contents = {entry: archive.read(entry) for entry in archive.namelist()}
-        assert any(entry.endswith(".so") for entry in contents)
-        assert any(entry.endswith(".cpp") for entry in contents)
-        assert [entry for entry, content in contents.items() if b"mx::" in content or b"mx_ops" in content] == []
-
-    def test_one_package_serves_all_sizes(packages: dict[str, str]) -> None:
-        """Rows and blocks in any number, whatever their number was at export. A package checks no guard: so none may have been made."""
-        package = torch._inductor.aoti_load_package(packages["dynamic"])
-        for sizes in SIZES:
-            inputs = inputs_of(sizes)
-            check(package(*inputs), AnySize()(*inputs))
-
-    def test_python_without_us(packages: dict[str, str], python: list[str], tmp_path: pathlib.Path) -> None:
-        """A process that never imports mx_ops runs both packages, to the same bits."""
-        check_elsewhere(python, packages, tmp_path)
 
 
-if not INTERPRETED and shutil.which("g++"):
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A Python program that does not import mx_ops, in a folder from which it could not."""
+    file = tmp_path_factory.mktemp("python") / "main.py"
+    file.write_text(PYTHON)
+    return [sys.executable, "-W", "ignore", str(file)]
 
-    @pytest.fixture(scope="module")
-    def cpp(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-        """A C++ program over libtorch alone."""
-        folder = tmp_path_factory.mktemp("cpp")
-        (folder / "main.cpp").write_text(CPP)
-        includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-        libraries = [f"-L{cpp_extension.library_paths()[0]}", f"-Wl,-rpath,{cpp_extension.library_paths()[0]}"]
-        libraries += ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
-        command = ["g++", "-std=c++20", "-O0", *includes, "main.cpp", "-o", "main", *libraries]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        return [str(folder / "main")]
 
-    def test_cpp_without_python(packages: dict[str, str], cpp: list[str], tmp_path: pathlib.Path) -> None:
-        """A C++ program that links libtorch, and no Python, runs both packages, to the same bits."""
-        linked = subprocess.run(["ldd", *cpp], capture_output=True, text=True, check=True).stdout
-        assert "libtorch_cpu" in linked
-        assert "python" not in linked.replace(cpp_extension.library_paths()[0], "")
-        check_elsewhere(cpp, packages, tmp_path)
+def check_elsewhere(program: list[str], packages: dict[str, str], folder: pathlib.Path) -> None:
+    """What a program gives for both packages is what the models give here."""
+    jobs = {"static": (TwoLayers(), integers()), "dynamic": (AnySize(), inputs_of(SIZES[1]))}
+    command = list(program)
+    for name, (_, inputs) in jobs.items():
+        torch.save(list(inputs), folder / f"{name}-inputs.pt")
+        command += [packages[name], str(folder / f"{name}-inputs.pt"), str(folder / f"{name}-outputs.pt")]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for name, (model, inputs) in jobs.items():
+        check(list(torch.load(folder / f"{name}-outputs.pt")), model(*inputs))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="a package holds no kernel that could be interpreted")
+@pytest.mark.parametrize("name", ["static", "dynamic"])
+def test_packages_name_no_op_of_ours(name: str, packages: dict[str, str]) -> None:
+    """No file of a package, source or machine code, has the name of an op of mx."""
+    with zipfile.ZipFile(packages[name]) as archive:
+        contents = {entry: archive.read(entry) for entry in archive.namelist()}
+    assert any(entry.endswith(".so") for entry in contents)
+    assert any(entry.endswith(".cpp") for entry in contents)
+    assert [entry for entry, content in contents.items() if b"mx::" in content or b"mx_ops" in content] == []
+
+
+@pytest.mark.skipif(INTERPRETED, reason="a package holds no kernel that could be interpreted")
+def test_one_package_serves_all_sizes(packages: dict[str, str]) -> None:
+    """Rows and blocks in any number, whatever their number was at export. A package checks no guard: so none may have been made."""
+    package = torch._inductor.aoti_load_package(packages["dynamic"])
+    for sizes in SIZES:
+        inputs = inputs_of(sizes)
+        check(package(*inputs), AnySize()(*inputs))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="a package holds no kernel that could be interpreted")
+def test_python_without_us(packages: dict[str, str], python: list[str], tmp_path: pathlib.Path) -> None:
+    """A process that never imports mx_ops runs both packages, to the same bits."""
+    check_elsewhere(python, packages, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cpp(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A C++ program over libtorch alone."""
+    folder = tmp_path_factory.mktemp("cpp")
+    (folder / "main.cpp").write_text(CPP)
+    includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    libraries = [f"-L{cpp_extension.library_paths()[0]}", f"-Wl,-rpath,{cpp_extension.library_paths()[0]}"]
+    libraries += ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
+    command = ["g++", "-std=c++20", "-O0", *includes, "main.cpp", "-o", "main", *libraries]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return [str(folder / "main")]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="a package holds no kernel that could be interpreted")
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+def test_cpp_without_python(packages: dict[str, str], cpp: list[str], tmp_path: pathlib.Path) -> None:
+    """A C++ program that links libtorch, and no Python, runs both packages, to the same bits."""
+    linked = subprocess.run(["ldd", *cpp], capture_output=True, text=True, check=True).stdout
+    assert "libtorch_cpu" in linked
+    assert "python" not in linked.replace(cpp_extension.library_paths()[0], "")
+    check_elsewhere(cpp, packages, tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from conftest import INTERPRETED
 
 import mx_ops
+from mx_ops import library
 
 SCRIPT = """
 import torch, mx_ops
@@ -42,23 +43,22 @@ def run(package: Path, cache: Path, expected: list[float], lowerings: tuple[str,
     return done.stdout.splitlines()[-len(lowerings) :]
 
 
-if not INTERPRETED:  # there a compiled graph holds the op itself
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, a compiled graph holds the op itself")
+def test_changed_numbers_never_meet_old_compiled_code(tmp_path: Path) -> None:
+    """With one cache, a second process reuses the first one's code; after an edit of the rules, or under another setting, none does."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    shutil.copytree(Path(mx_ops.__file__).parent, tmp_path / "mx_ops", ignore=shutil.ignore_patterns("__pycache__"))
+    grid = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    assert run(tmp_path, cache, grid) == ["0 1"]
+    assert run(tmp_path, cache, grid, ("auto", "aten")) == ["1 0", "0 1"]
 
-    def test_changed_numbers_never_meet_old_compiled_code(tmp_path: Path) -> None:
-        """With one cache, a second process reuses the first one's code; after an edit of the rules, or under another setting, none does."""
-        cache = tmp_path / "cache"
-        cache.mkdir()
-        shutil.copytree(Path(mx_ops.__file__).parent, tmp_path / "mx_ops", ignore=shutil.ignore_patterns("__pycache__"))
-        grid = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-        assert run(tmp_path, cache, grid) == ["0 1"]
-        assert run(tmp_path, cache, grid, ("auto", "aten")) == ["1 0", "0 1"]
-
-        reference = tmp_path / "mx_ops" / "reference.py"
-        text = reference.read_text()
-        edited = text.replace("return rounded - anchor.view(torch.float32)", "return (rounded - anchor.view(torch.float32)) * 0.5")
-        assert edited != text
-        reference.write_text(edited)
-        assert run(tmp_path, cache, [value / 2 for value in grid]) == ["0 1"]
+    reference = tmp_path / "mx_ops" / "reference.py"
+    text = reference.read_text()
+    edited = text.replace("return rounded - anchor.view(torch.float32)", "return (rounded - anchor.view(torch.float32)) * 0.5")
+    assert edited != text
+    reference.write_text(edited)
+    assert run(tmp_path, cache, [value / 2 for value in grid]) == ["0 1"]
 
 
 def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +66,29 @@ def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(mx_ops.config, "lowering", "fast")
     with pytest.raises(ValueError, match=r"lowering is .fast.; it may be .auto., .aten., .triton."):
         mx_ops.config.get_lowering()
+
+
+def test_every_file_that_says_what_an_op_computes_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of any of them, in the package's folder or in that of the kernels, is another key; and so is a file more."""
+    package = tmp_path / "mx_ops"
+    shutil.copytree(Path(mx_ops.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(library, "__file__", str(package / "library.py"))
+    numbers = ("formats", "functional", "library", "reference", "symbols")
+    files = [*(package / f"{name}.py" for name in numbers), *package.glob("kernels/*.py")]
+    assert len(files) > 15
+    keys = {library.source_hash.__wrapped__()}
+    for file in (*files, package / "more.py", package / "kernels" / "more.py"):
+        file.write_text((file.read_text() if file.exists() else "") + "# more\n")
+        keys.add(library.source_hash.__wrapped__())
+    assert len(keys) == len(files) + 3
+
+
+def test_settings_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a graph holds depends on the setting, and on whether Triton is interpreted."""
+    keys = set()
+    for lowering in mx_ops.config.LOWERINGS:
+        for interpreted in (False, True):
+            monkeypatch.setattr(mx_ops.config, "lowering", lowering)
+            monkeypatch.setattr(library, "interpreted", lambda: interpreted)
+            keys.add(library.Digest().src)
+    assert len(keys) == 6

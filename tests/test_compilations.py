@@ -104,25 +104,26 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> dict[Any, dict[str, Any]]:
     return keys
 
 
-if not INTERPRETED:  # the interpreter compiles nothing
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("op", "kind"), cases(KINDS))
+def test_sizes_alone_compile_nothing(op: str, kind: str, format: str, compilations: dict) -> None:
+    """Twenty shapes, one compilation; another format, dtype or dim is another."""
+    shapes, dim = KINDS[kind]
+    assert len(set(shapes)) == 20
+    for shape in shapes:
+        OPS[op](torch.empty(shape, dtype=torch.bfloat16), format, dim)
+    assert len(compilations) == 1
+    OPS[op](torch.empty(shapes[0], dtype=torch.float16), format, dim)
+    OPS[op](torch.empty(shapes[0], dtype=torch.bfloat16), "mxint8", dim)
+    assert len(compilations) == 3
 
-    @pytest.mark.parametrize("format", FORMATS)
-    @pytest.mark.parametrize(("op", "kind"), cases(KINDS))
-    def test_sizes_alone_compile_nothing(op: str, kind: str, format: str, compilations: dict) -> None:
-        """Twenty shapes, one compilation; another format, dtype or dim is another."""
-        shapes, dim = KINDS[kind]
-        assert len(set(shapes)) == 20
-        for shape in shapes:
-            OPS[op](torch.empty(shape, dtype=torch.bfloat16), format, dim)
-        assert len(compilations) == 1
-        OPS[op](torch.empty(shapes[0], dtype=torch.float16), format, dim)
-        OPS[op](torch.empty(shapes[0], dtype=torch.bfloat16), "mxint8", dim)
-        assert len(compilations) == 3
 
-    @pytest.mark.parametrize(("op", "kind"), cases(OTHERS))
-    def test_any_sizes_compile_few(op: str, kind: str, compilations: dict) -> None:
-        """Hundreds of shapes, a handful of compilations."""
-        shapes, dim, most = OTHERS[kind]
-        for shape in shapes:
-            OPS[op](torch.empty(shape, dtype=torch.bfloat16), "mxfp4", dim)
-        assert 1 <= len(compilations) <= most
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize(("op", "kind"), cases(OTHERS))
+def test_any_sizes_compile_few(op: str, kind: str, compilations: dict) -> None:
+    """Hundreds of shapes, a handful of compilations."""
+    shapes, dim, most = OTHERS[kind]
+    for shape in shapes:
+        OPS[op](torch.empty(shape, dtype=torch.bfloat16), "mxfp4", dim)
+    assert 1 <= len(compilations) <= most

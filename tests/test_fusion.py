@@ -96,86 +96,91 @@ def whole(count: int, length: int, dtype: torch.dtype, device: str) -> tuple[Ten
     return tuple(torch.randint(-3, 4, (count, length), generator=generator).to(dtype).to(device) for _ in "ab")
 
 
-if not INTERPRETED:  # there a compiled graph holds the op itself
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, a compiled graph holds the op itself")
+@pytest.mark.parametrize(
+    ("given", "op", "then", "dtype"),
+    [
+        (gate, lambda x: mx_ops.fake_quant(x, "mxfp4"), None, torch.bfloat16),
+        (gate, quantize, None, torch.float16),
+        (add, lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), lambda y, a, b: y.relu(), torch.float16),
+        (add, lambda x: mx_ops.fake_quant(x, "mxfp4", scale_mode="even"), None, torch.float32),
+        (None, lambda x: mx_ops.fake_quant(x, "mxfp8_e5m2"), affine, torch.float32),
+        (None, lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), affine, torch.bfloat16),
+    ],
+    ids=["gate-mxfp4", "gate-quantize", "add-e4m3-relu", "add-mxfp4", "e5m2-affine", "e4m3-affine"],
+)
+def test_neighbours_are_one_kernel(given: Function | None, op: Function, then: Function | None, dtype: torch.dtype, device: str) -> None:
+    """A producer before the op, a consumer behind it, or both: one kernel, and the bits of each on what came before."""
+    assert check(given, op, then, *rows(6, 96, dtype, device)) == 1
 
-    @pytest.mark.parametrize(
-        ("given", "op", "then", "dtype"),
-        [
-            (gate, lambda x: mx_ops.fake_quant(x, "mxfp4"), None, torch.bfloat16),
-            (gate, quantize, None, torch.float16),
-            (add, lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), lambda y, a, b: y.relu(), torch.float16),
-            (add, lambda x: mx_ops.fake_quant(x, "mxfp4", scale_mode="even"), None, torch.float32),
-            (None, lambda x: mx_ops.fake_quant(x, "mxfp8_e5m2"), affine, torch.float32),
-            (None, lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), affine, torch.bfloat16),
-        ],
-        ids=["gate-mxfp4", "gate-quantize", "add-e4m3-relu", "add-mxfp4", "e5m2-affine", "e4m3-affine"],
-    )
-    def test_neighbours_are_one_kernel(
-        given: Function | None, op: Function, then: Function | None, dtype: torch.dtype, device: str
-    ) -> None:
-        """A producer before the op, a consumer behind it, or both: one kernel, and the bits of each on what came before."""
-        assert check(given, op, then, *rows(6, 96, dtype, device)) == 1
 
-    @pytest.mark.parametrize(("format", "dtype"), [("mxfp4", torch.float16), ("mxfp8_e4m3", torch.bfloat16)])
-    def test_dequantize_is_one_kernel_with_its_consumer(format: str, dtype: torch.dtype, device: str) -> None:
-        """Products that round in the result's dtype are rounded before the consumer sees them."""
-        elements, scales = torch.ops.mx.quantize(wild((6, 96)).to(device), format)
-        scales[:2] = torch.tensor([[97, 103, 104]], device=device)  # in float16 the small codes are subnormal
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, a compiled graph holds the op itself")
+@pytest.mark.parametrize(("format", "dtype"), [("mxfp4", torch.float16), ("mxfp8_e4m3", torch.bfloat16)])
+def test_dequantize_is_one_kernel_with_its_consumer(format: str, dtype: torch.dtype, device: str) -> None:
+    """Products that round in the result's dtype are rounded before the consumer sees them."""
+    elements, scales = torch.ops.mx.quantize(wild((6, 96)).to(device), format)
+    scales[:2] = torch.tensor([[97, 103, 104]], device=device)  # in float16 the small codes are subnormal
 
-        def op(elements: Tensor) -> Tensor:
-            return torch.ops.mx.dequantize(elements, scales, format, dtype=dtype)
+    def op(elements: Tensor) -> Tensor:
+        return torch.ops.mx.dequantize(elements, scales, format, dtype=dtype)
 
-        a, b = rows(6, 96, dtype, device)
-        assert check(None, op, lambda y, elements, a, b: affine(y, a, b), elements, a, b) == 1
+    a, b = rows(6, 96, dtype, device)
+    assert check(None, op, lambda y, elements, a, b: affine(y, a, b), elements, a, b) == 1
 
-    @pytest.mark.parametrize("norm", [rms_norm, layer_norm])
-    def test_norms_take_a_kernel_more_at_most(norm: Function, device: str) -> None:
-        """A norm reduces over the row, the op over blocks: two kernels on a GPU, one function of two loops on CPU."""
-        a, b = whole(6, 128, torch.bfloat16, device)
-        count = check(lambda a, b: norm(a, (128,), b[0]), lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), None, a, b)
-        assert count <= (1 if device == "cpu" else 2)
 
-    @pytest.mark.parametrize(
-        "op",
-        [
-            lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"),
-            lambda x: mx_ops.fake_quant(x, "mxfp4", dim=0),
-            lambda x: mx_ops.fake_quant(x, "mxfp4", seed=torch.tensor([7], device=x.device)),
-            lambda x: torch.ops.mx.quantize(x, "mxfp8_e5m2"),
-            lambda x: torch.ops.mx.quantize(x, "mxfp4", dim=0),
-            lambda x: torch.ops.mx.dequantize(*torch.ops.mx.quantize(x, "mxfp8_e4m3"), "mxfp8_e4m3", dtype=x.dtype),
-        ],
-        ids=["fake_quant", "dim 0", "seed", "quantize", "quantize, dim 0", "dequantize"],
-    )
-    def test_short_blocks_and_outer_dims_keep_their_bits(op: Function, device: str) -> None:
-        """So do rows that are no whole blocks, blocks along an outer dim, packed codes and seeds, behind a producer."""
-        check(add, op, None, *rows(42, 33, torch.bfloat16, device))
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, a compiled graph holds the op itself")
+@pytest.mark.parametrize("norm", [rms_norm, layer_norm])
+def test_norms_take_a_kernel_more_at_most(norm: Function, device: str) -> None:
+    """A norm reduces over the row, the op over blocks: two kernels on a GPU, one function of two loops on CPU."""
+    a, b = whole(6, 128, torch.bfloat16, device)
+    count = check(lambda a, b: norm(a, (128,), b[0]), lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"), None, a, b)
+    assert count <= (1 if device == "cpu" else 2)
 
-    def test_one_graph_serves_every_number_of_rows(device: str) -> None:
-        """A dynamic dim stays fused, is compiled once, and gives the same bits at every size; the backward holds no op either."""
 
-        def f(a: Tensor, b: Tensor) -> Tensor:
-            return mx_ops.fake_quant(a + b, "mxfp8_e4m3")
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, a compiled graph holds the op itself")
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda x: mx_ops.fake_quant(x, "mxfp8_e4m3"),
+        lambda x: mx_ops.fake_quant(x, "mxfp4", dim=0),
+        lambda x: mx_ops.fake_quant(x, "mxfp4", seed=torch.tensor([7], device=x.device)),
+        lambda x: torch.ops.mx.quantize(x, "mxfp8_e5m2"),
+        lambda x: torch.ops.mx.quantize(x, "mxfp4", dim=0),
+        lambda x: torch.ops.mx.dequantize(*torch.ops.mx.quantize(x, "mxfp8_e4m3"), "mxfp8_e4m3", dtype=x.dtype),
+    ],
+    ids=["fake_quant", "dim 0", "seed", "quantize", "quantize, dim 0", "dequantize"],
+)
+def test_short_blocks_and_outer_dims_keep_their_bits(op: Function, device: str) -> None:
+    """So do rows that are no whole blocks, blocks along an outer dim, packed codes and seeds, behind a producer."""
+    check(add, op, None, *rows(42, 33, torch.bfloat16, device))
 
-        torch.compiler.reset()
-        counters.clear()
-        compiled = torch.compile(f, fullgraph=True)
-        for count in (6, 31, 123):
-            a, b = rows(count, 96, torch.bfloat16, device)
-            a.requires_grad_()
-            for x in (a, b):
-                torch._dynamo.mark_dynamic(x, 0)
-            if count == 6:
-                with fresh_cache():
-                    _, codes = run_fw_bw_and_get_code(lambda: compiled(a, b))
-                assert 1 <= len(codes) <= 2  # the backward is the identity, and need not be compiled
-                assert all(kernels(code) <= 1 and "torch.ops.mx" not in code for code in codes)
-                assert kernels(codes[0]) == 1
-            y = compiled(a, b)
-            assert_same(y, f(a, b))
-            (grad,) = torch.autograd.grad(y, a, torch.arange(96.0, device=device).expand(count, 96).to(a.dtype))
-            assert_same(grad, torch.arange(96.0).expand(count, 96))
-        assert counters["stats"]["unique_graphs"] == 1
+
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, a compiled graph holds the op itself")
+def test_one_graph_serves_every_number_of_rows(device: str) -> None:
+    """A dynamic dim stays fused, is compiled once, and gives the same bits at every size; the backward holds no op either."""
+
+    def f(a: Tensor, b: Tensor) -> Tensor:
+        return mx_ops.fake_quant(a + b, "mxfp8_e4m3")
+
+    torch.compiler.reset()
+    counters.clear()
+    compiled = torch.compile(f, fullgraph=True)
+    for count in (6, 31, 123):
+        a, b = rows(count, 96, torch.bfloat16, device)
+        a.requires_grad_()
+        for x in (a, b):
+            torch._dynamo.mark_dynamic(x, 0)
+        if count == 6:
+            with fresh_cache():
+                _, codes = run_fw_bw_and_get_code(lambda: compiled(a, b))
+            assert 1 <= len(codes) <= 2  # the backward is the identity, and need not be compiled
+            assert all(kernels(code) <= 1 and "torch.ops.mx" not in code for code in codes)
+            assert kernels(codes[0]) == 1
+        y = compiled(a, b)
+        assert_same(y, f(a, b))
+        (grad,) = torch.autograd.grad(y, a, torch.arange(96.0, device=device).expand(count, 96).to(a.dtype))
+        assert_same(grad, torch.arange(96.0).expand(count, 96))
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 MODES = ["default"] + (["max-autotune", "reduce-overhead"] if "cuda" in DEVICES else [])

@@ -10,14 +10,18 @@ import pathlib
 import pkgutil
 import subprocess
 import sys
+import types
 from typing import Any
 
+import pytest
 import torch
 import triton.language as tl
 from conftest import INTERPRETED
+from helpers import scale_for, wild
+from torch import Tensor
 
 import mx_ops
-from mx_ops import kernels
+from mx_ops import kernels, library
 
 OLD = torch.__version__ < "2.12"
 SCRIPT = pathlib.Path(__file__).with_name("gpu_code.py")
@@ -32,6 +36,63 @@ def start(interpreted: bool, *arguments: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert not [line for line in lines if line["wrong"]]
     return lines
+
+
+ODD, LAST = (6, 42), (6, 96)
+# What a call is, of what shape, and whether its formulas are as fast as the kernel.
+FUSED: dict[str, tuple[str, str, tuple[int, int], dict[str, Any], bool]] = {
+    "fake_quant": ("fake_quant", "mxfp8_e4m3", LAST, {}, True),
+    "fake_quant, two codes a byte": ("fake_quant", "mxfp4", LAST, {}, True),
+    "fake_quant, a short block": ("fake_quant", "mxfp8_e4m3", ODD, {}, False),
+    "fake_quant, an outer dim": ("fake_quant", "mxfp8_e4m3", (96, 6), {"dim": 0}, False),
+    "fake_quant, a seed": ("fake_quant", "mxfp8_e4m3", LAST, {"seed": torch.tensor([1])}, False),
+    "fake_quant, quotients": ("fake_quant", "nvfp4", LAST, {}, False),
+    "quantize": ("quantize", "mxfp8_e4m3", LAST, {}, True),
+    "quantize, two codes a byte": ("quantize", "mxfp4", LAST, {}, False),
+    "quantize, an outer dim": ("quantize", "mxint8", (96, 6), {"dim": 0}, False),
+    "quantize, quotients": ("quantize", "nvfp4", LAST, {"tensor_scale": torch.ones(1)}, False),
+    "quantize_both": ("quantize_both", "mxfp8_e4m3", (96, 96), {}, False),
+}
+
+
+def call_of(name: str) -> library.Call:
+    """One of these calls."""
+    op, format, shape, options, _ = FUSED[name]
+    return getattr(library, op)(wild(shape), format, **options)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_graph_holds_what_is_faster(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under "auto" the formulas where Inductor's code is as fast, the kernel elsewhere; under the other settings what they say.
+
+    Where elements are quotients that round, the kernel is there under all of them. Which of them runs shows in the call itself.
+    """
+    fused = FUSED[name][-1]
+    divides = call_of(name).rule[0].divides
+    launched: list[tuple[Tensor, ...]] = []
+
+    def kernel(*tensors: Any, traced: bool) -> bool:
+        launched.append(tensors)
+        return traced
+
+    ops = ("fake_quant", "quantize", "quantize_both")
+    monkeypatch.setattr(library, "kernels_for", lambda device_type: types.SimpleNamespace(**dict.fromkeys(ops, kernel)))
+    for setting, expected in (("auto", fused), ("aten", not divides), ("triton", False)):
+        monkeypatch.setattr(mx_ops.config, "lowering", setting)
+        assert library.fuses(call_of(name)) == expected
+        call_of(name).run(traced=True)
+        assert len(launched) == (not expected)
+        launched.clear()
+
+
+def test_dequantize_is_fused_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every format: NVFP4's products are rounded once, as Inductor's are."""
+    for format in mx_ops.FORMATS:
+        given = scale_for(wild(LAST), format)
+        call = library.dequantize(*torch.ops.mx.quantize(wild(LAST), format, **given), format, **given)
+        for setting in ("auto", "aten", "triton"):
+            monkeypatch.setattr(mx_ops.config, "lowering", setting)
+            assert library.fuses(call) == (setting != "triton")
 
 
 def device_names(file: pathlib.Path) -> list[str]:
@@ -64,20 +125,23 @@ def test_device_constants_are_of_one_line() -> None:
     assert not [constant for constant in constants if isinstance(constant, str) and ("\n" in constant or "'" in constant)]
 
 
-if not INTERPRETED and not torch.cuda.is_available():  # where there is a GPU, test_fusion runs what is written for it
+@pytest.mark.skipif(INTERPRETED, reason="in processes of its own, it is the same there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="test_fusion runs what is written for a GPU")
+def test_neighbours_are_one_kernel_on_a_gpu() -> None:
+    """Each pattern is one Triton kernel, with a dynamic number of rows too; two if a norm comes first. Bits are those of the parts."""
+    lines = start(True, "fused")
+    # torch 2.11 keeps a producer apart whose dims are transposed.
+    exceptions = {name: 2 for name in (line["name"] for line in lines) if "norm" in name or (OLD and "transposed" in name)}
+    assert {line["name"]: line["kernels"] for line in lines} == {line["name"]: 1 for line in lines} | exceptions
+    assert len(lines) == 16
 
-    def test_neighbours_are_one_kernel_on_a_gpu() -> None:
-        """Each pattern is one Triton kernel, with a dynamic number of rows too; two if a norm comes first. Bits are those of the parts."""
-        lines = start(True, "fused")
-        # torch 2.11 keeps a producer apart whose dims are transposed.
-        exceptions = {name: 2 for name in (line["name"] for line in lines) if "norm" in name or (OLD and "transposed" in name)}
-        assert {line["name"]: line["kernels"] for line in lines} == {line["name"]: 1 for line in lines} | exceptions
-        assert len(lines) == 16
 
-    def test_triton_kernels_in_a_graph_serve_every_size(tmp_path: pathlib.Path) -> None:
-        """A graph compiled with sizes unknown runs the kernels rightly at every size, though it was traced at one."""
-        assert start(False, "write", str(tmp_path / "codes")) == []
-        lines = start(True, "run", str(tmp_path / "codes"))
-        assert {line["kernels"] for line in lines if "both ways" not in line["name"]} == {1}
-        assert {line["kernels"] for line in lines if "both ways" in line["name"]} == {2}
-        assert len(lines) == 7 * (1 + 1 + 6)
+@pytest.mark.skipif(INTERPRETED, reason="in processes of its own, it is the same there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="test_fusion runs what is written for a GPU")
+def test_triton_kernels_in_a_graph_serve_every_size(tmp_path: pathlib.Path) -> None:
+    """A graph compiled with sizes unknown runs the kernels rightly at every size, though it was traced at one."""
+    assert start(False, "write", str(tmp_path / "codes")) == []
+    lines = start(True, "run", str(tmp_path / "codes"))
+    assert {line["kernels"] for line in lines if "both ways" not in line["name"]} == {1}
+    assert {line["kernels"] for line in lines if "both ways" in line["name"]} == {2}
+    assert len(lines) == 7 * (1 + 1 + 6)

@@ -128,29 +128,28 @@ MAXIMA = {"fake_quant_kernel": 1, "quantize_kernel": 1, "quantize_both_kernel": 
 MAXIMA_OF_PIECES = {"fake_quant_pieces_kernel": 7, "quantize_pieces_kernel": 7, "quantize_both_kernel": 7}  # of float32s
 
 
-if not INTERPRETED:  # what is compiled is the same there
+@pytest.mark.skipif(INTERPRETED, reason="what is compiled is the same there")
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_kernel_compiles(name: str, tmp_path: pathlib.Path) -> None:
+    """Each kernel, and for some each format, dtype and axis of random numbers, becomes machine code; FP8 where it is converted to."""
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    root = pathlib.Path(mx_ops.__file__).parents[1]
+    cases = CASES if name in ALL else FEW
+    command = [sys.executable, "-W", "ignore", "-c", CODE, json.dumps([TARGETS[name], cases])]
+    process = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    results = [json.loads(line) for line in process.stdout.splitlines()]
 
-    @pytest.mark.parametrize("name", TARGETS)
-    def test_every_kernel_compiles(name: str, tmp_path: pathlib.Path) -> None:
-        """Each kernel, and for some each format, dtype and axis of random numbers, becomes machine code; FP8 where it is converted to."""
-        env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
-        root = pathlib.Path(mx_ops.__file__).parents[1]
-        cases = CASES if name in ALL else FEW
-        command = [sys.executable, "-W", "ignore", "-c", CODE, json.dumps([TARGETS[name], cases])]
-        process = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
-        assert process.returncode == 0, process.stderr
-        results = [json.loads(line) for line in process.stdout.splitlines()]
-
-        assert len(results) == len(cases)
-        for result in results:
-            assert result["binary"] > 1000
-            assert result["stores"] in STORES[result["kernel"]][result["rows_innermost"]], result
-            pieces = MAXIMA_OF_PIECES.get(result["kernel"], 0) if result["dtype"] == "float32" else 0
-            assert result["maxima"] == (0 if result["in_lanes"] else MAXIMA.get(result["kernel"], 0) + pieces), result
-            assert result["converts"] == result["fp8"], result
-        kernels = {(result["kernel"], result["rows_innermost"]) for result in results}
-        lanes = name in ("sm_90", "sm_100")
-        expected = {(kernel, innermost) for kernel, stores in STORES.items() for innermost in stores}
-        assert kernels == {(kernel, innermost) for kernel, innermost in expected if lanes or "lanes" not in kernel}
-        axes = {(result["op"], result["axis"]) for result in results if result["axis"] is not None}
-        assert axes == ({*itertools.product(("fake_quant", "quantize"), (2, 0, -1)), ("quantize_both", 0)} if name in ALL else set())
+    assert len(results) == len(cases)
+    for result in results:
+        assert result["binary"] > 1000
+        assert result["stores"] in STORES[result["kernel"]][result["rows_innermost"]], result
+        pieces = MAXIMA_OF_PIECES.get(result["kernel"], 0) if result["dtype"] == "float32" else 0
+        assert result["maxima"] == (0 if result["in_lanes"] else MAXIMA.get(result["kernel"], 0) + pieces), result
+        assert result["converts"] == result["fp8"], result
+    kernels = {(result["kernel"], result["rows_innermost"]) for result in results}
+    lanes = name in ("sm_90", "sm_100")
+    expected = {(kernel, innermost) for kernel, stores in STORES.items() for innermost in stores}
+    assert kernels == {(kernel, innermost) for kernel, innermost in expected if lanes or "lanes" not in kernel}
+    axes = {(result["op"], result["axis"]) for result in results if result["axis"] is not None}
+    assert axes == ({*itertools.product(("fake_quant", "quantize"), (2, 0, -1)), ("quantize_both", 0)} if name in ALL else set())

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from conftest import INTERPRETED
 from helpers import ALL_FORMATS, FORMATS, SCALE_MODES, assert_same, wild
 from torch import Tensor
 
 from mx_ops import library, reference
+from mx_ops.formats import get_threshold
+from mx_ops.kernels import lane_codes, lanes
 
-if INTERPRETED:
-    import triton
-    import triton.language as tl
-
-    from mx_ops.kernels import lane_codes, lanes
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
 
 
 def every_bfloat16() -> Tensor:
@@ -51,6 +51,12 @@ def between_bfloat16s() -> Tensor:
 CASES = [(name, None) for name in data()] + [(name, 2**40 + 3) for name in ("special", "whole blocks", "odd")]
 
 
+class Results(list):
+    """What Triton's frontend takes results from."""
+
+    get_result = list.__getitem__
+
+
 @pytest.fixture
 def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Kernels take lanes, and Triton's interpreter their PTX; how often it did."""
@@ -59,11 +65,6 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     runs = {"count": 0}
     numpy_types = {"int16": np.int16, "int32": np.int32, "uint8": np.uint8, "bf16": np.uint16, "fp32": np.float32}
-
-    class Results(list):
-        """What Triton's frontend takes results from."""
-
-        get_result = list.__getitem__
 
     def create_inline_asm(builder: Any, asm: str, constraints: str, values: list, types: list, is_pure: bool, pack: int) -> Results:
         runs["count"] += 1
@@ -85,86 +86,124 @@ def by_reference(monkeypatch: pytest.MonkeyPatch, op: Any, *args: Any, **kwargs:
         return op(*args, **kwargs)
 
 
-if INTERPRETED:
+@pytest.mark.filterwarnings("ignore:overflow")  # of quotients, which saturate
+@pytest.mark.parametrize(("name", "seed"), CASES)
+@pytest.mark.parametrize("format", ALL_FORMATS)
+def test_lanes_give_the_reference_s_bits(name: str, format: str, seed: int | None, in_lanes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every op in every format, along both dims, nearest and stochastic; of all bfloat16s, NaN blocks, odd shapes."""
+    x = data()[name]
+    row = library.FORMATS[format]
+    given = None if seed is None else torch.tensor([seed])
+    scale = torch.tensor([0.0371]) if row.has_tensor_scale else None
+    mode = "even" if row.scale_modes and name == "odd" else None
+    calls: list[tuple[Any, dict[str, Any]]] = [(torch.ops.mx.fake_quant, {"dim": dim}) for dim in (0, 1)]
+    calls += [(torch.ops.mx.quantize, {"dim": dim}) for dim in (0, 1) if x.shape[dim] % row.codes_per_byte == 0]
+    calls += [(torch.ops.mx.quantize_both, {})] if all(size % row.codes_per_byte == 0 for size in x.shape) else []
+    for op, kwargs in calls:
+        have = op(x, format, given, scale, scale_mode=mode, **kwargs)
+        want = by_reference(monkeypatch, op, x, format, given, scale, scale_mode=mode, **kwargs)
+        for one, other in zip(have, want) if isinstance(have, tuple) else [(have, want)]:
+            assert_same(one, other)
+    assert in_lanes["count"] > 0 or row.divides  # whose elements are quotients
 
-    @pytest.mark.filterwarnings("ignore:overflow")  # of quotients, which saturate
-    @pytest.mark.parametrize(("name", "seed"), CASES)
-    @pytest.mark.parametrize("format", ALL_FORMATS)
-    def test_lanes_give_the_reference_s_bits(
-        name: str, format: str, seed: int | None, in_lanes: dict, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Every op in every format, along both dims, nearest and stochastic; of all bfloat16s, NaN blocks, odd shapes."""
-        x = data()[name]
-        row = library.FORMATS[format]
-        given = None if seed is None else torch.tensor([seed])
-        scale = torch.tensor([0.0371]) if row.has_tensor_scale else None
-        mode = "even" if row.scale_modes and name == "odd" else None
-        calls: list[tuple[Any, dict[str, Any]]] = []
-        if not row.divides or seed is None:
-            calls += [(torch.ops.mx.fake_quant, {"dim": dim}) for dim in (0, 1)]
-        if not row.divides:
-            calls += [(torch.ops.mx.quantize, {"dim": dim}) for dim in (0, 1) if x.shape[dim] % row.codes_per_byte == 0]
-            calls += [(torch.ops.mx.quantize_both, {})] if all(size % row.codes_per_byte == 0 for size in x.shape) else []
-        for op, kwargs in calls:
-            have = op(x, format, given, scale, scale_mode=mode, **kwargs)
-            want = by_reference(monkeypatch, op, x, format, given, scale, scale_mode=mode, **kwargs)
-            for one, other in zip(have, want) if isinstance(have, tuple) else [(have, want)]:
-                assert_same(one, other)
-        assert in_lanes["count"] > 0 or row.divides  # whose elements are quotients
 
-    @pytest.mark.filterwarnings("ignore:overflow")
-    @pytest.mark.parametrize("mode", SCALE_MODES)
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-    @pytest.mark.parametrize("format", FORMATS)
-    def test_other_dtypes_are_rounded_once(
-        format: str, dtype: torch.dtype, mode: str, in_lanes: dict, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """What becomes a bfloat16 first, or is converted, has the reference's code: all float16s, and float32s beside all bfloat16s."""
-        if dtype == torch.float16:
-            x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).view(2, 2**15).t().reshape(256, 256)
-        else:
-            x = between_bfloat16s()
-        for op, kwargs in (torch.ops.mx.quantize_both, {}), (torch.ops.mx.quantize, {"dim": 0}):
-            have = op(x, format, scale_mode=mode, **kwargs)
-            for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
-                assert_same(one, other)
-        assert (in_lanes["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("mode", SCALE_MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("format", FORMATS)
+def test_other_dtypes_are_rounded_once(format: str, dtype: torch.dtype, mode: str, in_lanes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What becomes a bfloat16 first, or is converted, has the reference's code: all float16s, and float32s beside all bfloat16s."""
+    if dtype == torch.float16:
+        x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).view(2, 2**15).t().reshape(256, 256)
+    else:
+        x = between_bfloat16s()
+    for op, kwargs in (torch.ops.mx.quantize_both, {}), (torch.ops.mx.quantize, {"dim": 0}):
+        have = op(x, format, scale_mode=mode, **kwargs)
+        for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
+            assert_same(one, other)
+    assert (in_lanes["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
 
-    @triton.jit
-    def round_all(
-        x_ptr,
-        random_ptr,
-        values_ptr,
-        codes_ptr,
-        largest: tl.constexpr,
-        largest_code: tl.constexpr,
-        mantissa_bits: tl.constexpr,
-        emin: tl.constexpr,
-        emax: tl.constexpr,
-    ) -> None:
-        """Round by random bits, under a scale of 1."""
-        i = tl.arange(0, 2**15)
-        x, random = tl.load(x_ptr + i), tl.load(random_ptr + i)
-        one = lanes.lane(0x3F80).to(tl.bfloat16, bitcast=True)
-        limit = lanes.lane_bits(tl.full([], largest, tl.float32))
-        tl.store(values_ptr + i, lanes.round_lanes(x, one, limit, random, mantissa_bits, emin, emax))
-        tl.store(codes_ptr + i, lane_codes.lane_codes(x, random, one, lanes.lane(0x4300 + largest_code), mantissa_bits, emin, emax, False))
 
-    @pytest.mark.parametrize("format", FORMATS)
-    def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> None:
-        """Each bfloat16 up to the format's largest number, by the random bits at which it is decided: values and codes."""
-        row = library.FORMATS[format]
-        magnitude = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
-        x = torch.where(magnitude <= row.largest, magnitude, row.largest)
-        y = x.to(torch.float32)
-        exponent = reference.grid_exponent(y.view(torch.int32), row)
-        step = exponent.view(torch.float32).to(torch.float64) * 2.0**-row.mantissa_bits
-        units = torch.floor(y / step * 2**17).to(torch.int32) % 2**17
-        upwards = (2**17 - units) // 2  # the first random bits that round up
-        for random in (upwards, upwards - 1, torch.zeros_like(units), torch.full_like(units, 2**16 - 1)):
-            random = random.clamp(0, 2**16 - 1)
-            values, codes = torch.empty(2**15, dtype=torch.int16), torch.empty(2**15, dtype=torch.int16)
-            numbers = (row.largest, row.largest_code, row.mantissa_bits, row.emin, row.emax)
-            round_all[(1,)](x, random.to(torch.int16), values, codes, *numbers)
-            assert_same(values.view(torch.bfloat16), reference.round_to_value(y, exponent, random, row).to(torch.bfloat16))
-            assert_same(codes & 0xFF, reference.round_to_code(y, exponent, random, row))
+@triton.jit
+def scales_of_all(amax_ptr, bytes_ptr, inverses_ptr, emax: tl.constexpr, threshold: tl.constexpr) -> None:
+    """The scales of blocks with these largest magnitudes."""
+    i = tl.arange(0, 2**15)
+    byte, inverse = lanes.lane_scales(tl.load(amax_ptr + i), emax, threshold)
+    tl.store(bytes_ptr + i, byte)
+    tl.store(inverses_ptr + i, inverse)
+
+
+@pytest.mark.parametrize("mode", SCALE_MODES)
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_amax_has_the_reference_s_scale(format: str, mode: str) -> None:
+    """All 2^15 magnitudes, in every mode: the largest, where a scale of 2^128 would be NaN's byte, and the NaNs too."""
+    row, threshold = library.FORMATS[format], get_threshold(library.FORMATS[format], mode, False)
+    amax = torch.arange(2**15, dtype=torch.int32)
+    scales, inverses = torch.empty(2**15, dtype=torch.int32), torch.empty(2**15, dtype=torch.bfloat16)
+    scales_of_all[(1,)](amax, scales, inverses, row.emax, threshold)
+    expected = reference.scale_byte(amax << 16, row, threshold)
+    assert_same(scales, expected)
+    assert_same(inverses, torch.where(expected == 255, torch.nan, reference.inverse_scale(expected)))
+
+
+@triton.jit
+def round_all(
+    x_ptr,
+    random_ptr,
+    values_ptr,
+    codes_ptr,
+    largest: tl.constexpr,
+    largest_code: tl.constexpr,
+    mantissa_bits: tl.constexpr,
+    emin: tl.constexpr,
+    emax: tl.constexpr,
+) -> None:
+    """Round by random bits, under a scale of 1."""
+    i = tl.arange(0, 2**15)
+    x, random = tl.load(x_ptr + i), tl.load(random_ptr + i)
+    one = lanes.lane(0x3F80).to(tl.bfloat16, bitcast=True)
+    limit = lanes.lane_bits(tl.full([], largest, tl.float32))
+    tl.store(values_ptr + i, lanes.round_lanes(x, one, limit, random, mantissa_bits, emin, emax))
+    tl.store(codes_ptr + i, lane_codes.lane_codes(x, random, one, lanes.lane(0x4300 + largest_code), mantissa_bits, emin, emax, False))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> None:
+    """Each bfloat16 up to the format's largest number, by the random bits at which it is decided: values and codes."""
+    row = library.FORMATS[format]
+    magnitude = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = torch.where(magnitude <= row.largest, magnitude, row.largest)
+    y = x.to(torch.float32)
+    exponent = reference.grid_exponent(y.view(torch.int32), row)
+    step = exponent.view(torch.float32).to(torch.float64) * 2.0**-row.mantissa_bits
+    units = torch.floor(y / step * 2**17).to(torch.int32) % 2**17
+    upwards = (2**17 - units) // 2  # the first random bits that round up
+    for random in (upwards, upwards - 1, torch.zeros_like(units), torch.full_like(units, 2**16 - 1)):
+        random = random.clamp(0, 2**16 - 1)
+        values, codes = torch.empty(2**15, dtype=torch.int16), torch.empty(2**15, dtype=torch.int16)
+        numbers = (row.largest, row.largest_code, row.mantissa_bits, row.emin, row.emax)
+        round_all[(1,)](x, random.to(torch.int16), values, codes, *numbers)
+        assert_same(values.view(torch.bfloat16), reference.round_to_value(y, exponent, random, row).to(torch.bfloat16))
+        assert_same(codes & 0xFF, reference.round_to_code(y, exponent, random, row))
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.bfloat16, 9), (torch.float32, 9), (torch.bfloat16, 2), (torch.bfloat16, 1)])
+def test_codes_are_fetched_ahead_up_to_the_last_and_no_further(dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte from the first that is so far ahead on, once, and none beyond the tensor: there may be no memory."""
+    from triton.runtime import interpreter
+
+    fetched: list[tuple[int, int]] = []
+
+    def create_inline_asm(builder: Any, asm: str, constraints: str, values: list, types: list, is_pure: bool, pack: int) -> list:
+        assert "prefetch" in asm
+        fetched.append(tuple(int(value.data.item()) for value in values))
+        return Results([interpreter.TensorHandle(np.zeros(1, np.int32), types[0].scalar)])
+
+    kernels = sys.modules["mx_ops.kernels.dequantize"]
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
+    monkeypatch.setattr(kernels, "has_lanes", lambda device: True)
+    tile = kernels.THREADS * 16 // dtype.itemsize  # elements of a program, and as many bytes
+    monkeypatch.setattr(kernels, "AHEAD", 2 * tile)
+    elements, scales = torch.ops.mx.quantize(wild((rows, tile), dtype), "mxfp8_e4m3")
+    torch.ops.mx.dequantize(elements, scales, "mxfp8_e4m3", dtype=dtype)
+    assert sorted(fetched) == [(elements.data_ptr() + row * tile, tile) for row in range(2, rows)]

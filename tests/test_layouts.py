@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import DEVICES, INTERPRETED
+from conftest import INTERPRETED
 from helpers import ALL_FORMATS, FORMATS, assert_same, exact, name_of, scale_for, wild
 from torch import Tensor
 
@@ -179,44 +179,45 @@ def test_dequantize_takes_any_strides(format: str, dim: int, device: str) -> Non
     )
 
 
-if "cuda" in DEVICES:
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("shape", "dim"),
+    [((2**31 + 64,), 0), ((2**20 + 1, 2048 + 32), 1), ((70000, 32768), 0), ((70000, 32768), 1), ((34, 2**26), 0)],
+)
+@pytest.mark.parametrize("seed", [None, 2**40 + 7])
+def test_over_2_to_the_31_elements(shape: tuple[int, ...], dim: int, seed: int | None) -> None:
+    """Offsets are 64 bits wide where they must be: the first and the last blocks of a huge tensor are right, stochastic or not."""
+    assert math.prod(shape) > 2**31
+    x = torch.empty(shape, dtype=torch.bfloat16, device="cuda").normal_(generator=torch.Generator("cuda").manual_seed(0))
+    noise = None if seed is None else torch.tensor([seed], device="cuda")
+    for format in ("mxfp4", "mxfp8_e4m3"):
+        values = torch.ops.mx.fake_quant(x, format, noise, dim=dim)
+        elements, scales = torch.ops.mx.quantize(x, format, noise, dim=dim)
+        for start in (slice(0, 96), slice(shape[0] // 2 // 32 * 32, shape[0] // 2 // 32 * 32 + 96), slice(-64 - shape[0] % 32, None)):
+            for end in (slice(0, 96), slice(-64, None)) if len(shape) > 1 else (None,):
+                place = (start,) if end is None else (start, end)
+                random = None if seed is None else random_bits_at(seed, shape, place)
+                expected = oracle.fake_quant(exact(x[place]), format, random, dim, dtype="bfloat16")
+                assert_same(values[place], expected)
+                codes, bytes_of_scales = oracle.quantize(exact(x[place]), format, random, dim)
+                part = tuple(narrowed(s, shape[d], 32) if d == dim else s for d, s in enumerate(place))
+                assert_same(scales[part], bytes_of_scales)
+                part = tuple(narrowed(s, shape[d], oracle.ROWS[format].codes_per_byte) if d == dim else s for d, s in enumerate(place))
+                assert_same(elements[part], codes)
+        again = torch.ops.mx.dequantize(elements, scales, format, dim=dim, dtype=torch.bfloat16)
+        assert torch.equal(again, values)
+        del values, elements, scales, again
 
-    @pytest.mark.parametrize(
-        ("shape", "dim"),
-        [((2**31 + 64,), 0), ((2**20 + 1, 2048 + 32), 1), ((70000, 32768), 0), ((70000, 32768), 1), ((34, 2**26), 0)],
-    )
-    @pytest.mark.parametrize("seed", [None, 2**40 + 7])
-    def test_over_2_to_the_31_elements(shape: tuple[int, ...], dim: int, seed: int | None) -> None:
-        """Offsets are 64 bits wide where they must be: the first and the last blocks of a huge tensor are right, stochastic or not."""
-        assert math.prod(shape) > 2**31
-        x = torch.empty(shape, dtype=torch.bfloat16, device="cuda").normal_(generator=torch.Generator("cuda").manual_seed(0))
-        noise = None if seed is None else torch.tensor([seed], device="cuda")
-        for format in ("mxfp4", "mxfp8_e4m3"):
-            values = torch.ops.mx.fake_quant(x, format, noise, dim=dim)
-            elements, scales = torch.ops.mx.quantize(x, format, noise, dim=dim)
-            for start in (slice(0, 96), slice(shape[0] // 2 // 32 * 32, shape[0] // 2 // 32 * 32 + 96), slice(-64 - shape[0] % 32, None)):
-                for end in (slice(0, 96), slice(-64, None)) if len(shape) > 1 else (None,):
-                    place = (start,) if end is None else (start, end)
-                    random = None if seed is None else random_bits_at(seed, shape, place)
-                    expected = oracle.fake_quant(exact(x[place]), format, random, dim, dtype="bfloat16")
-                    assert_same(values[place], expected)
-                    codes, bytes_of_scales = oracle.quantize(exact(x[place]), format, random, dim)
-                    part = tuple(narrowed(s, shape[d], 32) if d == dim else s for d, s in enumerate(place))
-                    assert_same(scales[part], bytes_of_scales)
-                    part = tuple(narrowed(s, shape[d], oracle.ROWS[format].codes_per_byte) if d == dim else s for d, s in enumerate(place))
-                    assert_same(elements[part], codes)
-            again = torch.ops.mx.dequantize(elements, scales, format, dim=dim, dtype=torch.bfloat16)
-            assert torch.equal(again, values)
-            del values, elements, scales, again
 
-    def narrowed(part: slice, size: int, unit: int) -> slice:
-        """A slice of whole units of a dim, in units."""
-        start, stop, _ = part.indices(size)
-        return slice(start // unit, -(-stop // unit))
+def narrowed(part: slice, size: int, unit: int) -> slice:
+    """A slice of whole units of a dim, in units."""
+    start, stop, _ = part.indices(size)
+    return slice(start // unit, -(-stop // unit))
 
-    def random_bits_at(seed: int, shape: tuple[int, ...], place: tuple[slice, ...]) -> np.ndarray:
-        """The oracle's random bits of a part of a tensor."""
-        index = [np.arange(*part.indices(size)) for part, size in zip(place, shape)]
-        if len(shape) == 1:
-            return oracle.random_at(seed, shape[0], np.zeros_like(index[0]), index[0])
-        return oracle.random_at(seed, shape[1], *np.broadcast_arrays(index[0][:, None], index[1][None, :]))
+
+def random_bits_at(seed: int, shape: tuple[int, ...], place: tuple[slice, ...]) -> np.ndarray:
+    """The oracle's random bits of a part of a tensor."""
+    index = [np.arange(*part.indices(size)) for part, size in zip(place, shape)]
+    if len(shape) == 1:
+        return oracle.random_at(seed, shape[0], np.zeros_like(index[0]), index[0])
+    return oracle.random_at(seed, shape[1], *np.broadcast_arrays(index[0][:, None], index[1][None, :]))

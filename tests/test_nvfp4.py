@@ -254,61 +254,61 @@ def test_every_slice_under_vmap_has_its_own_scale(device: str) -> None:
     assert_same(torch.vmap(torch.func.grad(lambda part: mx_ops.nvfp4_fake_quant(part).sum()))(x), torch.ones_like(x))
 
 
-if not INTERPRETED:  # there a graph holds the ops themselves
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, a compiled graph holds the op itself")
+@pytest.mark.parametrize(("backend", "dtype"), [("inductor", torch.float32), ("inductor", torch.bfloat16), ("aot_eager", torch.float16)])
+def test_compiled_bits(backend: str, dtype: torch.dtype, device: str) -> None:
+    """One graph, with a producer whose result is rounded to its dtype, gives eager's bits for every number of rows, ties included."""
 
-    @pytest.mark.parametrize(
-        ("backend", "dtype"), [("inductor", torch.float32), ("inductor", torch.bfloat16), ("aot_eager", torch.float16)]
-    )
-    def test_compiled_bits(backend: str, dtype: torch.dtype, device: str) -> None:
-        """One graph, with a producer whose result is rounded to its dtype, gives eager's bits for every number of rows, ties included."""
+    def every(x: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+        x = x * 0.75
+        scale = mx_ops.tensor_scale(x)
+        elements, scales = ops.quantize(x, "nvfp4", None, scale)
+        values = ops.dequantize(elements, scales, "nvfp4", scale, dtype=x.dtype)
+        # Random numbers take long to compile, and are those of every dtype.
+        noisy = mx_ops.nvfp4_fake_quant(x, seed=seed if x.dtype == torch.float32 else None, dim=0) + 1
+        return scale, elements, scales, values, mx_ops.nvfp4_fake_quant(x), noisy
 
-        def every(x: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
-            x = x * 0.75
-            scale = mx_ops.tensor_scale(x)
-            elements, scales = ops.quantize(x, "nvfp4", None, scale)
-            values = ops.dequantize(elements, scales, "nvfp4", scale, dtype=x.dtype)
-            # Random numbers take long to compile, and are those of every dtype.
-            noisy = mx_ops.nvfp4_fake_quant(x, seed=seed if x.dtype == torch.float32 else None, dim=0) + 1
-            return scale, elements, scales, values, mx_ops.nvfp4_fake_quant(x), noisy
-
-        torch.compiler.reset()
-        seed = torch.tensor([5], device=device)
-        with fresh_cache():
-            compiled = torch.compile(every, backend=backend, fullgraph=True)
-            for rows in (6, 31):
-                x = wild((rows, 42), dtype, seed=rows).to(device)
-                torch._dynamo.mark_dynamic(x, 0)
+    torch.compiler.reset()
+    seed = torch.tensor([5], device=device)
+    with fresh_cache():
+        compiled = torch.compile(every, backend=backend, fullgraph=True)
+        for rows in (6, 31):
+            x = wild((rows, 42), dtype, seed=rows).to(device)
+            torch._dynamo.mark_dynamic(x, 0)
+            for have, want in zip(compiled(x, seed), every(x, seed)):
+                assert_same(have, want)
+        if dtype == torch.float32:
+            for count in TIES:
+                x = (torch.tensor([[count * 4.0, -4.0] * 21] * 6, dtype=torch.float64) * (TINY / 3)).float().to(device)
                 for have, want in zip(compiled(x, seed), every(x, seed)):
                     assert_same(have, want)
-            if dtype == torch.float32:
-                for count in TIES:
-                    x = (torch.tensor([[count * 4.0, -4.0] * 21] * 6, dtype=torch.float64) * (TINY / 3)).float().to(device)
-                    for have, want in zip(compiled(x, seed), every(x, seed)):
-                        assert_same(have, want)
 
-    class Both(torch.nn.Module):
-        """A scale that the caller holds, and one that the op computes."""
 
-        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-            """Codes, their values, and values."""
-            scale = ops.tensor_scale(x)
-            elements, scales = ops.quantize(x, "nvfp4", None, scale)
-            return elements, scales, ops.dequantize(elements, scales, "nvfp4", scale), ops.nvfp4_fake_quant(x, dim=0)
+class Both(torch.nn.Module):
+    """A scale that the caller holds, and one that the op computes."""
 
-    def test_exported_and_lowered(device: str) -> None:
-        """Each call is one node, of dynamic sizes too; and the table of decompositions leaves none."""
-        every = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},)
-        program = torch.export.export(Both(), (wild((6, 42)).to(device),), dynamic_shapes=every)
-        nodes = [str(node.target).split(".")[1] for node in program.graph.nodes if str(node.target).startswith("mx.")]
-        assert nodes == ["tensor_scale", "quantize", "dequantize", "nvfp4_fake_quant"]
-        lowered = program.run_decompositions(mx_ops.decompositions())
-        calls = [node.target for node in lowered.graph.nodes if node.op == "call_function"]
-        assert {call.namespace for call in calls if isinstance(call, torch._ops.OpOverload)} == {"aten"}
-        for shape in ((6, 42), (31, 64), (5, 70)):
-            x = wild(shape).to(device)
-            for run in (program.module(), lowered.module()):
-                for have, want in zip(run(x), Both()(x)):
-                    assert_same(have, want)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Codes, their values, and values."""
+        scale = ops.tensor_scale(x)
+        elements, scales = ops.quantize(x, "nvfp4", None, scale)
+        return elements, scales, ops.dequantize(elements, scales, "nvfp4", scale), ops.nvfp4_fake_quant(x, dim=0)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, a compiled graph holds the op itself")
+def test_exported_and_lowered(device: str) -> None:
+    """Each call is one node, of dynamic sizes too; and the table of decompositions leaves none."""
+    every = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(Both(), (wild((6, 42)).to(device),), dynamic_shapes=every)
+    nodes = [str(node.target).split(".")[1] for node in program.graph.nodes if str(node.target).startswith("mx.")]
+    assert nodes == ["tensor_scale", "quantize", "dequantize", "nvfp4_fake_quant"]
+    lowered = program.run_decompositions(mx_ops.decompositions())
+    calls = [node.target for node in lowered.graph.nodes if node.op == "call_function"]
+    assert {call.namespace for call in calls if isinstance(call, torch._ops.OpOverload)} == {"aten"}
+    for shape in ((6, 42), (31, 64), (5, 70)):
+        x = wild(shape).to(device)
+        for run in (program.module(), lowered.module()):
+            for have, want in zip(run(x), Both()(x)):
+                assert_same(have, want)
 
 
 def test_on_a_gpu_the_kernel_divides_under_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import DEVICES
 from helpers import assert_same, wild
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -102,89 +101,95 @@ def test_equal_calls_with_one_seed_are_one(device: str) -> None:
         assert_same(values, mx_ops.fake_quant(x, "mxfp4", seed=seed))
 
 
-if "cuda" in DEVICES:
+def capture(function, *arguments: Tensor) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+    """A graph of a call, and the tensors that it fills. Called once before, for Triton to compile what the graph then holds."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function(*arguments)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = function(*arguments)
+    return graph, outputs
 
-    def capture(function, *arguments: Tensor) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
-        """A graph of a call, and the tensors that it fills. Called once before, for Triton to compile what the graph then holds."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            function(*arguments)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = function(*arguments)
-        return graph, outputs
 
-    def test_a_captured_graph_rounds_by_what_its_seed_holds() -> None:
-        """Replayed after a new seed, step and input are copied into its buffers, a CUDA graph gives eager's bits for them."""
-        x, seed, step = wild((5, 42)).cuda(), seed_of(1, "cuda"), torch.tensor(0, device="cuda")
-        graph, outputs = capture(lambda *buffers: layers(*buffers, 3), x, seed, step)
-        for value, at, other in ((1, 0, 0), (2, 0, 0), (2, 1, 0), (-(2**63), 2**40, 1), (1, 0, 0)):
-            fresh = (wild((5, 42), seed=other).cuda(), seed_of(value, "cuda"), torch.tensor(at, device="cuda"))
-            for buffer, new in zip((x, seed, step), fresh):
-                buffer.copy_(new)
-            graph.replay()
-            for have, want in zip(outputs, layers(*fresh, 3)):
-                assert_same(have, want)
-
-    def test_a_captured_graph_draws_new_seeds() -> None:
-        """Each replay of a graph that draws its seed gives new noise, which torch.manual_seed repeats."""
-        graph, outputs = capture(drawn, wild((5, 42)).cuda())
-
-        def replay() -> list[Tensor]:
-            graph.replay()
-            return [output.clone() for output in outputs]
-
-        torch.manual_seed(1)
-        first, following = replay(), replay()
-        torch.manual_seed(1)
-        for have, want in zip((*replay(), *replay()), (*first, *following)):
+@pytest.mark.gpu
+def test_a_captured_graph_rounds_by_what_its_seed_holds() -> None:
+    """Replayed after a new seed, step and input are copied into its buffers, a CUDA graph gives eager's bits for them."""
+    x, seed, step = wild((5, 42)).cuda(), seed_of(1, "cuda"), torch.tensor(0, device="cuda")
+    graph, outputs = capture(lambda *buffers: layers(*buffers, 3), x, seed, step)
+    for value, at, other in ((1, 0, 0), (2, 0, 0), (2, 1, 0), (-(2**63), 2**40, 1), (1, 0, 0)):
+        fresh = (wild((5, 42), seed=other).cuda(), seed_of(value, "cuda"), torch.tensor(at, device="cuda"))
+        for buffer, new in zip((x, seed, step), fresh):
+            buffer.copy_(new)
+        graph.replay()
+        for have, want in zip(outputs, layers(*fresh, 3)):
             assert_same(have, want)
-        for one, later in zip(first, following):
-            assert not torch.equal(one, later)
-        assert not torch.equal(first[0], first[1])
 
-    def test_reduce_overhead_rounds_by_every_seed() -> None:
-        """torch.compile(mode="reduce-overhead") replays one graph for all seeds, forward and backward, with eager's bits."""
-        from torch._dynamo.utils import counters
 
-        def step(x: Tensor, w: Tensor, seed: Tensor) -> Tensor:
-            return mx_ops.fake_quant(x * 0.75, "mxfp4", seed=mx_ops.fold_seed(seed, 3)) * w
+@pytest.mark.gpu
+def test_a_captured_graph_draws_new_seeds() -> None:
+    """Each replay of a graph that draws its seed gives new noise, which torch.manual_seed repeats."""
+    graph, outputs = capture(drawn, wild((5, 42)).cuda())
 
-        torch.compiler.reset()
-        counters.clear()
-        compiled = torch.compile(step, mode="reduce-overhead", fullgraph=True)
-        x, w = wild((5, 42)).clamp(-4, 4).cuda(), torch.ones(5, 42, device="cuda", requires_grad=True)
-        for value in (1, 2, 2, 3, -(2**63), 1):  # the first call warms up, the second records, the others replay
-            torch.compiler.cudagraph_mark_step_begin()
-            y = compiled(x, w, seed_of(value, "cuda"))
-            values = y.detach().clone()
-            (grad,) = torch.autograd.grad(y.sum(), w)
-            grad = grad.clone()
-            quantized = mx_ops.fake_quant(x * 0.75, "mxfp4", seed=mx_ops.fold_seed(seed_of(value, "cuda"), 3))
-            assert_same(grad, values)
-            assert_same(values, quantized)
-        assert counters["inductor"]["cudagraph_skips"] == 0
-        assert counters["stats"]["unique_graphs"] == 1
+    def replay() -> list[Tensor]:
+        graph.replay()
+        return [output.clone() for output in outputs]
 
-    def test_reduce_overhead_draws_new_seeds() -> None:
-        """Every replay of a compiled graph that draws its seeds has new noise, which torch.manual_seed repeats."""
-        torch.compiler.reset()
-        compiled = torch.compile(drawn, mode="reduce-overhead", fullgraph=True)
-        x = wild((5, 42)).cuda()
+    torch.manual_seed(1)
+    first, following = replay(), replay()
+    torch.manual_seed(1)
+    for have, want in zip((*replay(), *replay()), (*first, *following)):
+        assert_same(have, want)
+    for one, later in zip(first, following):
+        assert not torch.equal(one, later)
+    assert not torch.equal(first[0], first[1])
 
-        def run() -> list[Tensor]:
-            torch.compiler.cudagraph_mark_step_begin()
-            return [output.clone() for output in compiled(x)]
 
-        for _ in range(3):
-            run()
-        torch.manual_seed(1)
-        first, following = run(), run()
-        torch.manual_seed(1)
-        for have, want in zip((*run(), *run()), (*first, *following)):
-            assert_same(have, want)
-        for one, later in zip(first, following):
-            assert not torch.equal(one, later)
-        assert not torch.equal(first[0], first[1])
+@pytest.mark.gpu
+def test_reduce_overhead_rounds_by_every_seed() -> None:
+    """torch.compile(mode="reduce-overhead") replays one graph for all seeds, forward and backward, with eager's bits."""
+    from torch._dynamo.utils import counters
+
+    def step(x: Tensor, w: Tensor, seed: Tensor) -> Tensor:
+        return mx_ops.fake_quant(x * 0.75, "mxfp4", seed=mx_ops.fold_seed(seed, 3)) * w
+
+    torch.compiler.reset()
+    counters.clear()
+    compiled = torch.compile(step, mode="reduce-overhead", fullgraph=True)
+    x, w = wild((5, 42)).clamp(-4, 4).cuda(), torch.ones(5, 42, device="cuda", requires_grad=True)
+    for value in (1, 2, 2, 3, -(2**63), 1):  # the first call warms up, the second records, the others replay
+        torch.compiler.cudagraph_mark_step_begin()
+        y = compiled(x, w, seed_of(value, "cuda"))
+        values = y.detach().clone()
+        (grad,) = torch.autograd.grad(y.sum(), w)
+        grad = grad.clone()
+        quantized = mx_ops.fake_quant(x * 0.75, "mxfp4", seed=mx_ops.fold_seed(seed_of(value, "cuda"), 3))
+        assert_same(grad, values)
+        assert_same(values, quantized)
+    assert counters["inductor"]["cudagraph_skips"] == 0
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.gpu
+def test_reduce_overhead_draws_new_seeds() -> None:
+    """Every replay of a compiled graph that draws its seeds has new noise, which torch.manual_seed repeats."""
+    torch.compiler.reset()
+    compiled = torch.compile(drawn, mode="reduce-overhead", fullgraph=True)
+    x = wild((5, 42)).cuda()
+
+    def run() -> list[Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()
+        return [output.clone() for output in compiled(x)]
+
+    for _ in range(3):
+        run()
+    torch.manual_seed(1)
+    first, following = run(), run()
+    torch.manual_seed(1)
+    for have, want in zip((*run(), *run()), (*first, *following)):
+        assert_same(have, want)
+    for one, later in zip(first, following):
+        assert not torch.equal(one, later)
+    assert not torch.equal(first[0], first[1])

@@ -18,6 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import mx_ops
 from mx_ops import reference
 
+TRITON_RUNS = INTERPRETED or "cuda" in DEVICES
 SEED = 0x0123_4567_89AB_CDEF
 SHAPES = [(1,), (42,), (431,), (6, 33), (33, 6), (16, 40), (64, 1), (2, 31, 3), (2, 2, 3, 34), (2, 3, 5, 8)]
 CASES = list(itertools.product(FORMATS, SHAPES))[:: 3 if INTERPRETED else 1]  # interpreted, two formats with each shape
@@ -74,14 +75,13 @@ def test_high_bits_of_the_seed_matter(device: str) -> None:
             assert (values[first] != values[second]).float().mean() > 0.1
 
 
-if not INTERPRETED:  # the kernels have no pieces
-
-    def test_more_elements_than_fit_in_cache(device: str) -> None:
-        """Work cut into pieces draws the bits of the whole, along every dim, whether or not the last dim is a multiple of eight."""
-        for dim in range(3):
-            x = wild((3, 453, 449), torch.bfloat16, dim).to(device)
-            check(x, "mxfp8_e5m2", dim)
-            check(x.mT, "mxfp8_e5m2", dim)
+@pytest.mark.skipif(INTERPRETED, reason="the kernels have no pieces")
+def test_more_elements_than_fit_in_cache(device: str) -> None:
+    """Work cut into pieces draws the bits of the whole, along every dim, whether or not the last dim is a multiple of eight."""
+    for dim in range(3):
+        x = wild((3, 453, 449), torch.bfloat16, dim).to(device)
+        check(x, "mxfp8_e5m2", dim)
+        check(x.mT, "mxfp8_e5m2", dim)
 
 
 def test_philox_is_philox() -> None:
@@ -96,7 +96,7 @@ def test_philox_is_philox() -> None:
             assert (have.numpy() == want.astype(np.int64)).all()
 
 
-if INTERPRETED or "cuda" in DEVICES:  # where Triton runs
+if TRITON_RUNS:
     import triton
     import triton.language as tl
 
@@ -109,15 +109,17 @@ if INTERPRETED or "cuda" in DEVICES:  # where Triton runs
         tl.store(out_ptr + 2 * N + lane, w2)
         tl.store(out_ptr + 3 * N + lane, w3)
 
-    def test_philox_is_that_of_triton() -> None:
-        """The reference's random words are those of tl.randint4x, under 64-bit seeds and counters."""
-        device = DEVICES[-1]
-        counter = torch.from_numpy(np.random.default_rng(1).integers(0, 2**62, 1024)).to(device)
-        for seed in (0, SEED, -1):
-            out = torch.empty(4, 1024, dtype=torch.int32, device=device)
-            randint4x_kernel[(1,)](seed_of(seed, device), counter, out, 1024)
-            words = torch.stack(reference.philox(seed_of(seed, device), counter))
-            assert torch.equal(out.to(torch.int64) & 0xFFFFFFFF, words)
+
+@pytest.mark.skipif(not TRITON_RUNS, reason="needs a GPU, or TRITON_INTERPRET=1")
+def test_philox_is_that_of_triton() -> None:
+    """The reference's random words are those of tl.randint4x, under 64-bit seeds and counters."""
+    device = DEVICES[-1]
+    counter = torch.from_numpy(np.random.default_rng(1).integers(0, 2**62, 1024)).to(device)
+    for seed in (0, SEED, -1):
+        out = torch.empty(4, 1024, dtype=torch.int32, device=device)
+        randint4x_kernel[(1,)](seed_of(seed, device), counter, out, 1024)
+        words = torch.stack(reference.philox(seed_of(seed, device), counter))
+        assert torch.equal(out.to(torch.int64) & 0xFFFFFFFF, words)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import oracle
@@ -142,6 +143,18 @@ def test_every_code_under_every_scale(format: str, dtype: torch.dtype, device: s
     assert_same(values.isfinite(), ~special)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("format", FORMATS)
+def test_large_scales_saturate_by_a_table_or_not(format: str, dtype: torch.dtype, device: str) -> None:
+    """Under each scale alone, up to the largest: on CPU a table serves where no product is beyond the dtype's range, and only there."""
+    elements = np.arange(256, dtype=np.uint8)[None]
+    largest = 112 + (143 if dtype != torch.float16 else 31)  # of a product that is an element, 2^15 at most, times the scale
+    for scale in range(largest - (1 if INTERPRETED else 19), min(largest, 254) + 1):
+        scales = np.full((1, 256 * oracle.ROWS[format].codes_per_byte // 32), scale, np.uint8)
+        values = torch.ops.mx.dequantize(torch.from_numpy(elements).to(device), torch.from_numpy(scales).to(device), format, dtype=dtype)
+        assert_same(values, oracle.dequantize(elements, scales, format, dtype=name_of(dtype)))
+
+
 def test_special_codes(device: str) -> None:
     """The codes that are no numbers: E5M2 has two infinities and six NaNs, E4M3 two NaNs, E2M1 none; under any scale."""
     infinite, nan = torch.tensor([[0x7C, 0xFC]]), torch.tensor([[0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF]])
@@ -157,14 +170,13 @@ def test_special_codes(device: str) -> None:
             assert e2m1.isfinite().all()
 
 
-if not INTERPRETED:  # it would take minutes
-
-    @pytest.mark.parametrize(("format", "dtype"), list(zip(FORMATS, itertools.cycle(DTYPES))))
-    def test_many_codes(format: str, dtype: torch.dtype, device: str) -> None:
-        """Of 8 MB of codes and more, which GPUs fetch ahead of their turn, dequantize gives the values of fake_quant."""
-        x = wild((4100, 4096), torch.float32).to(dtype).to(device)
-        codes = torch.ops.mx.quantize(x, format)
-        assert_same(torch.ops.mx.dequantize(*codes, format, dtype=dtype), torch.ops.mx.fake_quant(x, format))
+@pytest.mark.skipif(INTERPRETED, reason="interpreted, it would take minutes")
+@pytest.mark.parametrize(("format", "dtype"), list(zip(FORMATS, itertools.cycle(DTYPES))))
+def test_many_codes(format: str, dtype: torch.dtype, device: str) -> None:
+    """Of 8 MB of codes and more, which GPUs fetch ahead of their turn, dequantize gives the values of fake_quant."""
+    x = wild((4100, 4096), torch.float32).to(dtype).to(device)
+    codes = torch.ops.mx.quantize(x, format)
+    assert_same(torch.ops.mx.dequantize(*codes, format, dtype=dtype), torch.ops.mx.fake_quant(x, format))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -194,3 +206,26 @@ def test_names_of_one_format(device: str) -> None:
     options = {"dim": 0, "block_size": 16, "scale_mode": "ceil"}
     assert_same(torch.ops.mx.mxfp4_fake_quant(x, **options), mx_ops.fake_quant(x, "mxfp4", **options))
     assert_same(torch.ops.mx.mxfp8_fake_quant(x, "e5m2", **options), mx_ops.fake_quant(x, "mxfp8_e5m2", **options))
+
+
+@pytest.mark.parametrize("option", [{"dim": 0}, {"block_size": 16}, {"scale_mode": "ceil"}, {"seed": 3}], ids=str)
+def test_functions_pass_every_option_on(option: dict[str, Any], device: str) -> None:
+    """What a function is given, the op is: it changes the bits, and changes them as the op's own does."""
+    x = wild((6, 42)).to(device)
+    seed = {"seed": torch.tensor([3], device=device)} if "seed" in option else {}
+    op, both = torch.ops.mx.fake_quant, torch.ops.mx.quantize_both
+    for function, format in ((mx_ops.mxfp4_fake_quant, "mxfp4"), (mx_ops.mxfp8_fake_quant, "mxfp8_e4m3")):
+        assert not torch.equal(op(x, format, **option | seed), op(x, format))
+        assert_same(function(x, **option), op(x, format, **option | seed))
+        assert_same(mx_ops.fake_quant(x, format, **option), op(x, format, **option | seed))
+        for have, want in zip(mx_ops.quantize(x, format, **option), torch.ops.mx.quantize(x, format, **option | seed)):
+            assert_same(have.view(torch.uint8), want)
+        if "dim" not in option:
+            for have, want in zip(mx_ops.quantize_both(x, format, **option), both(x, format, **option | seed)):
+                assert_same(have.view(torch.uint8), want)
+    if "scale_mode" not in option:
+        assert_same(mx_ops.nvfp4_fake_quant(x, **option), op(x, "nvfp4", **option | seed))
+        elements, scales = mx_ops.quantize(x, "mxfp8_e4m3", **option)
+        of_codes = {name: value for name, value in option.items() if name != "seed"}
+        expected = torch.ops.mx.dequantize(elements.view(torch.uint8), scales.view(torch.uint8), "mxfp8_e4m3", **of_codes)
+        assert_same(mx_ops.dequantize(elements, scales, "mxfp8_e4m3", **of_codes), expected)

@@ -15,6 +15,8 @@ from .numerics import decode, element_limit, from_float32, magnitude_code, scale
 from .pieces import PIECES, as_tile, store_pieces, tile_axes
 from .tiling import SIZES, Plan, Tile, View, inside, lanes, left, plan, program_tile
 
+# Only a GPU shows: unaligned words, and `prefetch` at the end of memory (test_on_gpu, "Addresses").
+
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Across: 0.89 both; with 64 rows 0.84 and 0.89, where
 # the next program has the next rows 0.85 and 0.83.
 TILE = Tile(along=0, across=4096, rows=128, rows_first=False)

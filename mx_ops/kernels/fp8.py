@@ -14,6 +14,8 @@ from ..formats import Format
 from .lanes import has_lanes
 from .numerics import to_float32
 
+# Only a GPU shows: what the instruction does (test_on_gpu::test_every_bfloat16_by_packed_instructions, and of float32s).
+
 # In one line: torch 2.11 puts constants into the code that it writes, and there breaks their lines.
 CONVERT = (
     "{ .reg .b16 low, high; cvt.rn.satfinite.FP8x2.f32 low, $2, $1; cvt.rn.satfinite.FP8x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }"

@@ -13,6 +13,8 @@ import triton.language as tl
 from .lanes import cut_at_random, is_nan, lane
 from .numerics import MOST_LINES
 
+# Only a GPU shows: what the instructions do (test_on_gpu::test_every_bfloat16_by_packed_instructions).
+
 BITS_OF_128 = tl.constexpr(0x4300)  # the bfloat16 whose last mantissa bit is worth 1: added to it, a code stands in its low bits
 LOW_BYTES, HIGH_BYTES = tl.constexpr(0x6240), tl.constexpr(0x7351)  # of two words of lanes: lane by lane, one of each
 

@@ -31,6 +31,8 @@ from .numerics import (
 )
 from .pieces import PIECES, matrix_axes
 
+# Only a GPU shows: what the instructions do, and that older ones do without them (test_on_gpu, its first section).
+
 CAPABILITY = (9, 0)
 LONGEST_BLOCK = 32  # of which a thread holds two or four
 

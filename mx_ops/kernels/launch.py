@@ -14,6 +14,8 @@ from ..symbols import known
 from .numerics import constants
 from .tiling import Plan
 
+# Only a GPU shows: launches by alignment, their keys and eviction, the current device (test_on_gpu, "Addresses" and "Launches").
+
 KNOWN_CALLS = 4096  # then all are forgotten
 
 

@@ -14,6 +14,8 @@ import triton.language as tl
 
 from ..formats import E4M3, Format
 
+# Only a GPU shows: the steps of `quotients` (test_quotients), and a NaN in `larger` (test_on_gpu::test_a_nan_or_an_inf_is_seen).
+
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 EXPONENT = tl.constexpr(0x7F800000)
 TWO_TO_23 = tl.constexpr(0x4B000000)

@@ -17,6 +17,8 @@ import triton.language as tl
 
 from .numerics import as_bits, larger, philox, random_at, to_float32, words_in_order
 
+# Only a GPU shows: the alignment that `store_scales` claims (test_on_gpu::test_scales_are_stored_where_rows_of_them_start).
+
 PIECES = tl.constexpr(8)  # and as many neighbours as share a counter of Philox
 
 

@@ -40,6 +40,8 @@ from .pieces import (
 )
 from .tiling import SIZES, Tile, View, lanes, left, places, plan, program_tile
 
+# Only a GPU shows: where words and scales are stored, what `max_contiguous` claims (test_on_gpu, "Addresses").
+
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. Along 1.01; by the formulas alone, as other GPUs
 # have it, too, but an H200, whose memory is faster, has 0.86 to 0.91. Across, with the next blocks in the next program, MXFP8 0.88 and
 # MXFP4 0.83; with the next rows 0.86 and 0.84.

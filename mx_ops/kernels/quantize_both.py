@@ -28,6 +28,8 @@ from .pieces import (
 from .quantize import quantize, quantize_blocks, quantize_pieces
 from .tiling import SIZES, Tile, View, left, places, plan, program_tile
 
+# Only a GPU shows: where words and scales are stored, what `max_contiguous` claims (test_on_gpu, "Addresses").
+
 # Measured on an H100 (torch 2.11, Triton 3.6), bf16 8192x16384, as a share of a copy. What tiles lack for 0.93 to 0.97 are the scales: a
 # program has but a few bytes of each row and each column of them, and these the L2 cache takes for a whole sector's time each. (Scales put
 # where whole sectors are written, in wrong places, MXFP8 0.93 and MXFP4 0.97.) MXFP4 0.88 to 0.91, MXFP6 and MXINT8 0.87 to 0.89; float32

@@ -11,6 +11,8 @@ from ..formats import Format
 from .launch import Launch, launch
 from .numerics import as_bits, as_float, larger, to_float32
 
+# Only a GPU shows: that all programs' numbers are there for the second kernel (test_on_gpu, "Launches").
+
 TILE, WARPS = 4096, 4
 PROGRAMS = 1024  # at most: each leaves a number
 

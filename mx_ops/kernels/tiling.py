@@ -17,6 +17,8 @@ import triton.language as tl
 
 from ..symbols import known
 
+# Only a GPU shows: offsets over 2^31, here and in all kernels (test_layouts::test_over_2_to_the_31_elements).
+
 OUTER_DIMS = 3  # a, b and c
 # Triton compiles a kernel anew for an integer that is 1, and for one that is, or is no, multiple of 16. For these it would gain nothing by
 # the second, nor most of them by the first: to divide by `row_tiles` is saved where it is 1, as it is for a contiguous tensor.
