@@ -321,8 +321,8 @@ MUTATIONS = (
     # Formats.
     Mutation(
         FORMATS,
-        '"ceil": lambda fmt: 0,',
-        '"ceil": lambda fmt: 1,',
+        'is no power of two rounds up."""\n    return 0',
+        'is no power of two rounds up."""\n    return 1',
         f"{EXPONENTS}[cpu-mxfp4-ceil]",
         "ceil rounds up what is no power of two",
     ),
@@ -435,17 +435,18 @@ MUTATIONS = (
     ),
     Mutation(
         LIBRARY,
-        "if not transformed and (not dual or forward_ad.unpack_dual(input).tangent is None):",
+        "if not transformed and (torch.autograd.forward_ad._current_level < 0 or forward_ad.unpack_dual(input).tangent is None):",
         "if not transformed:",
         "test_transforms.py::test_forward_mode",
         "forward mode has the tangent of the identity",
     ),
     Mutation(
         LIBRARY,
-        "with torch.no_grad():\n            return implementation(keyset, *args, **kwargs)",
-        "return implementation(keyset, *args, **kwargs)",
+        "if args[0].requires_grad and torch.is_grad_enabled():",
+        "if False:",
         "test_nvfp4.py::test_the_scale_has_no_gradient",
         "a tensor's scale is constant",
+        after="def constant(",
     ),
     Mutation(LIBRARY, "if len(shape) < 2:", "if len(shape) < 1:", "test_swizzle.py", "scales to swizzle are matrices"),
     # The functions.
