@@ -250,6 +250,9 @@ def nvfp4_fake_quant(
        rounding it is floor(|x / d| / step + u) steps, with the random bits that every format has at this place.
     5. Values are element * d, rounded once more to x's dtype, and at most its largest value.
 
+    Where s is rounded down, the top of the block clips, which no random bits make up for: under a seed the values are too small on average,
+    for Gaussian x by 0.19% of the sum of magnitudes (MXFP4 under ``"rceil"``, which clips nothing: 0.00%).
+
     A NaN or an Inf makes its block NaN: scale 0x7F, elements 0. If t is computed it makes t NaN, and so all of the tensor.
 
     torchao (0.18) has the same t, and the same s but that it has none below 2^-6, E4M3's least normal number; what it dequantizes has

@@ -27,7 +27,7 @@ from torch.nested._internal.nested_tensor import NestedTensor
 
 from . import config, reference
 from .formats import DTYPES, FORMATS, Format, get_block_size, get_format, get_threshold
-from .symbols import as_if_unbacked, check, groups, known, unspecialized
+from .symbols import as_if_unbacked, check, groups, has_unbacked, known, unspecialized
 
 library = torch.library.Library("mx", "DEF")
 KNOWN_SHAPES = 4096
@@ -107,6 +107,8 @@ def fuses(call: Call) -> bool:
     - along a dim that is not innermost in memory, or whose last block may be short, it makes two kernels, which both read the input;
     - random numbers it makes in a kernel of their own, and stores and loads 4 bytes an element for them;
     - blocks along two dims it makes in two kernels at least;
+    - where a stride depends on the data, formulas work through one dim, and divide at each place; and where there is nothing to do, torch
+      2.11 divides by zero as it launches them;
     - and quotients that round it gets right in float64 only (`reference.divide`): where elements are such, the kernel is there under any
       setting.
 
@@ -118,6 +120,8 @@ def fuses(call: Call) -> bool:
         return False
     if config.get_lowering() != "auto":
         return config.lowering == "aten"
+    if has_unbacked(call.tensors[0].stride()):
+        return False
     if not quantizes:
         return True
     if call.name == "quantize_both":

@@ -215,19 +215,22 @@ def test_the_device_of_the_input_is_made_current(monkeypatch: pytest.MonkeyPatch
     """For the first call of a kind, and for those like it; then the device is as it was. (By the device's own guard, and a counter.)"""
     monkeypatch.setattr(launching, "runners", {})
     entered: list[torch.device] = []
-    guard = torch.cuda.device
 
-    def enter(device: torch.device) -> Any:
-        entered.append(device)
-        return guard(device)
+    class Guard(torch.cuda.device):
+        def __init__(self, device: torch.device) -> None:
+            entered.append(device)
+            super().__init__(device)
 
     x = wild((64, 96))
-    there = x.cuda()
-    monkeypatch.setattr(torch.cuda, "device", enter)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)  # so that the input's is another one
-    for count in (1, 2):
-        assert_same(ops.fake_quant(there, "mxfp4"), ops.fake_quant(x, "mxfp4"))
-        assert entered == [there.device] * count
+    there, expected = x.cuda(), ops.fake_quant(x, "mxfp4")
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "device", Guard)
+            patch.setattr(torch.cuda, "current_device", lambda: -1)  # so that the input's is another one
+            values = ops.fake_quant(there, "mxfp4")
+        assert_same(values, expected)
+        assert there.device in entered
+        entered.clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

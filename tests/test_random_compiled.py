@@ -131,7 +131,8 @@ def test_a_captured_graph_rounds_by_what_its_seed_holds() -> None:
 @pytest.mark.gpu
 def test_a_captured_graph_draws_new_seeds() -> None:
     """Each replay of a graph that draws its seed gives new noise, which torch.manual_seed repeats."""
-    graph, outputs = capture(drawn, wild((5, 42)).cuda())
+    x = wild((5, 42)).cuda()  # it has to live as long as the graph
+    graph, outputs = capture(drawn, x)
 
     def replay() -> list[Tensor]:
         graph.replay()

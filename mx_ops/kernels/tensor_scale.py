@@ -47,8 +47,10 @@ def find_scale(amax_bits: Tensor, out: Tensor, largest: float, aligned: bool) ->
 def tensor_scale(x: Tensor, out: Tensor, fmt: Format, traced: bool = False) -> bool:
     """Fill out; False if x has gaps, or nothing in it, or if it is traced: its formula then fuses with what comes before."""
     assert fmt.scale is not None
+    if traced or x.numel() == 0:
+        return False
     order = sorted(range(x.ndim), key=x.stride, reverse=True)
-    if traced or x.numel() == 0 or not x.permute(order).is_contiguous():
+    if not x.permute(order).is_contiguous():
         return False
     amax_bits = x.new_empty(min(PROGRAMS, -(-x.numel() // TILE)), dtype=torch.int32)
     launch(find_amax, (x, amax_bits), (), traced)
