@@ -45,6 +45,8 @@ class Stored:
     def of(cls, name: str, tensor: Tensor, fetch: Callable[[int], Tensor]) -> Stored:
         """What a tensor is, without a reference to it."""
         skipped = ""
+        if tensor.is_nested:  # it has neither a shape nor strides
+            return cls(name, tensor.dtype, torch.Size(), (), "nested", fetch)
         if tensor.layout != torch.strided or tensor.is_meta:
             skipped = "no data" if tensor.is_meta else str(tensor.layout)
         elif tensor.dtype not in (*DTYPES, *CONVERTED):

@@ -100,6 +100,8 @@ def test_what_is_not_measured_as_it_stands_is_said(tmp_path: Path, no_checks: No
         "mask": torch.ones(4, dtype=torch.bool),
         "codes": torch.ones(4).to(torch.float8_e4m3fn),
         "sparse": torch.eye(2).to_sparse(),
+        "nested": torch.nested.nested_tensor([torch.ones(2, 32)]),
+        "jagged": torch.nested.nested_tensor([torch.ones(2, 32)], layout=torch.jagged),
         "double": torch.ones(4, dtype=torch.float64),
         "odd": torch.ones(5, 3),
         "scalar": torch.tensor(2.0),
@@ -115,6 +117,7 @@ def test_what_is_not_measured_as_it_stands_is_said(tmp_path: Path, no_checks: No
         "skipped, torch.float8_e4m3fn: codes",
         "skipped, torch.int64: ids",
         "skipped, torch.sparse_coo: sparse",
+        "skipped, nested: nested, jagged",
         "converted from torch.float64 to torch.float32: double",
         "padded by a zero a row for mxfp4, which packs 2 values a byte: odd, scalar",
         "3 values NaN or infinite, whose blocks are left out of the figures: wide",
@@ -128,6 +131,8 @@ def test_what_is_not_measured_as_it_stands_is_said(tmp_path: Path, no_checks: No
         "mask": "torch.bool",
         "codes": "torch.float8_e4m3fn",
         "sparse": "torch.sparse_coo",
+        "nested": "nested",
+        "jagged": "nested",
     }
     assert (file["converted"], file["not_finite"]) == ({"double": "torch.float64"}, 3)
     rows = {tensor["name"]: tensor["rows"][0] for tensor in file["by_tensor"]}
