@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 class CommandError(Exception):
@@ -78,15 +79,21 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {cause.split('. ')[0]}".rstrip(": ")
 
 
+def terminal_bar(total: float, **options: Any) -> Any:
+    """The bar of tqdm on stderr; None where stderr is no terminal, or without tqdm."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, leave=False, **options)
+
+
 @contextlib.contextmanager
 def progress(total: int, what: str, unit: str) -> Iterator[Callable[[int], object]]:
     """A bar on stderr, to be told of every few units done; none where stderr is no terminal, or without tqdm."""
-    bar = None
-    if sys.stderr is not None and sys.stderr.isatty():
-        with contextlib.suppress(ImportError):
-            from tqdm import tqdm
-
-            bar = tqdm(total=total, desc=escaped(what), unit=f" {unit}", unit_scale=True, leave=False)
+    bar = terminal_bar(total, desc=escaped(what), unit=f" {unit}", unit_scale=True)
     if bar is None:
         yield lambda done: None
         return

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -362,10 +362,10 @@ def op(
 
 
 def fake_outputs(call: Call) -> Any:
-    """What a call gives, without its values: under torch.export of sizes that are not specialized.
+    """What a call gives, without its values.
 
-    Torch asks of each size of a new tensor whether it is 1. If one follows from a symbol, as the number of blocks does, it makes a guard
-    of what is so in the example: an exported program would refuse other numbers of blocks.
+    torch.export asks of each size of a tensor whether it is 1. Of a size that follows from a symbol, as the number of blocks does, it makes
+    a guard of the answer in the example, and the exported program refuses other numbers of blocks. Of `unspecialized` sizes it makes none.
     """
     if not torch.compiler.is_exporting():
         return call.outputs
@@ -387,7 +387,7 @@ def lower(function: Callable[..., Call], mode: Any, overload: Any, types: Any, a
         return mode.__torch_dispatch__(overload, types, args, kwargs)
     if not all(issubclass(kind, FakeTensor) or kind in (Tensor, FunctionalTensor) for kind in types):
         return NotImplemented  # a subclass of Tensor first does what it does
-    with mode, as_if_unbacked():
+    with mode, as_if_unbacked():  # AOTInductor would not check the guards
         return function(*args, **(kwargs or {})).run(traced=True)
 
 
@@ -508,7 +508,7 @@ def constant(overload: Any, function: Callable[..., Call]) -> Callable:
         if not runs_here(keyset):
             return below_autograd(overload, keyset, *args, **kwargs)
         if args[0].requires_grad and torch.is_grad_enabled():
-            with torch._C._AutoDispatchBelowAutograd():
+            with torch._C._AutoDispatchBelowAutograd():  # the formulas are not to be recorded
                 return function(*args, **kwargs).run()
         return function(*args, **kwargs).run()
 
@@ -524,13 +524,14 @@ def batch(
     would have by itself.
     """
     if alone:
-        if size > 0:
-            slices = [op(*(arg if at is None else arg.select(at, i) for arg, at in zip(args, in_dims)), **kwargs) for i in range(size)]
-        else:  # what a slice of zeros gives has the shapes
+        slices = [op(*(arg if at is None else arg.select(at, i) for arg, at in zip(args, in_dims)), **kwargs) for i in range(size)]
+        if size == 0:  # what a slice of zeros gives has the shapes
             slices = [op(*(arg if at is None else arg.sum(at, dtype=arg.dtype) for arg, at in zip(args, in_dims)), **kwargs)]
-        outputs = torch.stack(slices) if isinstance(slices[0], Tensor) else tuple(map(torch.stack, zip(*slices)))
-        if size == 0:
-            outputs = outputs[:0] if isinstance(outputs, Tensor) else tuple(output[:0] for output in outputs)
+
+        def stack(parts: Iterable[Tensor]) -> Tensor:
+            return torch.stack(tuple(parts))[:size]
+
+        outputs = stack(slices) if isinstance(slices[0], Tensor) else tuple(map(stack, zip(*slices)))
     else:
         whole = [
             arg.movedim(at, 0) if at is not None else arg.expand(size, *arg.shape) if isinstance(arg, Tensor) else arg

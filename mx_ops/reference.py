@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch import Tensor
 from .formats import Format
 from .symbols import first, groups, has_unbacked, known, memory_order
 from .threads import share_out
+
+Outputs = TypeVar("Outputs", Tensor, tuple[Tensor, Tensor])
 
 BITS = {2: torch.int16, 4: torch.int32}  # what holds the bits of a dtype of this size
 
@@ -322,6 +325,20 @@ def _pieces(like: Tensor, dim: int, block_size: int, times: int = 1, together: b
         yield tuple(reversed(piece))
 
 
+def _run(
+    work: Callable[[tuple[slice, ...] | None], Outputs],
+    pieces: Iterator[tuple[slice, ...] | None],
+    outputs: Outputs,
+    traced: bool,
+    together: bool = False,
+) -> Outputs:
+    """Work on pieces, which fills the outputs; traced, on the whole at once, and what the work gives stands for them."""
+    if traced:
+        return work(None)
+    share_out(work, pieces, together)
+    return outputs
+
+
 def _part(tensor: Tensor, piece: tuple[slice, ...] | None, dim: int, divisor: int = 1) -> Tensor:
     """A piece's part of a tensor that has a ``divisor``-th of the length along ``dim``; ``dim`` is moved last."""
     if piece is not None:
@@ -363,7 +380,8 @@ def _write(out: Tensor, part: Tensor, dim: int, finish: Callable[..., Tensor], *
 
     A graph holds an unbacked symbol where a size depends on the data. Where a stride holds one, Inductor lays a tensor out in an order of
     its own, and neither as_strided nor who takes the graph's outputs is told (torch 2.11 to 2.13). A tensor of one dim has one order only.
-    So there the values become one, in the order of out, before they are finished, for Inductor looks through a view at what it views.
+    So there the values become one, in the order of out, and are finished after that. The last step has to be an operation, in ``finish`` or
+    as the conversion to out's dtype, and no view: Inductor looks through a view at what it views.
     """
     length = part.shape[-1]
     if any(has_unbacked(tensor.stride()) for tensor in (out, *values)):
@@ -433,10 +451,7 @@ def quantize(
             _write(scales, _part(scales, piece, dim, block_size), dim, lambda byte: byte, byte.squeeze(-1)),
         )
 
-    if traced:
-        return work(None)
-    share_out(work, _pieces(x, dim, block_size))
-    return elements, scales
+    return _run(work, _pieces(x, dim, block_size), (elements, scales), traced)
 
 
 def quantize_both(
@@ -500,11 +515,8 @@ def dequantize(
             value, sign = value.flatten(-2), sign.flatten(-2)
         return _write(out, part, dim, lambda value, sign: with_sign(value, sign, out.dtype), value, sign)
 
-    if traced:
-        return work(None)
     times = 2 if looked_up else 1  # of half the intermediates
-    share_out(work, _pieces(out, dim, block_size, times, together), together)
-    return out
+    return _run(work, _pieces(out, dim, block_size, times, together), out, traced, together)
 
 
 def _saturates(scales: Tensor, fmt: Format, dtype: torch.dtype) -> bool:
@@ -626,10 +638,7 @@ def fake_quant(
         value, sign = scaled(rounded, byte, tensor_scale, fmt, out.dtype), element_sign(sign, rounded, fmt)
         return _write(out, part, dim, lambda value, sign: with_sign(value, sign, out.dtype), value, sign)
 
-    if traced:
-        return work(None)
-    share_out(work, _pieces(x, dim, block_size))
-    return out
+    return _run(work, _pieces(x, dim, block_size), out, traced)
 
 
 def tensor_scale(x: Tensor, out: Tensor, fmt: Format, traced: bool = False) -> Tensor:

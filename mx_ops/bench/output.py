@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from ..command import CommandError
+from ..command import CommandError, terminal_bar
 
 QUIET_SECONDS = 30  # that may pass between two lines on how far it is
 BAR = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}"
@@ -50,13 +50,9 @@ class Progress:
     def __init__(self, what: str, steps: float) -> None:
         self.steps, self.done = steps, 0.0
         self.started = self.said = time.monotonic()
-        self.bar = None
-        if sys.stderr is not None and sys.stderr.isatty():
-            with contextlib.suppress(ImportError):
-                from tqdm import tqdm
-
-                bar = tqdm(total=steps, bar_format=BAR, leave=False, dynamic_ncols=True)
-                self.bar = bar if bar.ncols is None or bar.ncols > 0 else None  # a terminal that tells no width would show nothing
+        bar = terminal_bar(steps, bar_format=BAR, dynamic_ncols=True)
+        # A terminal that tells no width would show nothing.
+        self.bar = bar if bar is not None and (bar.ncols is None or bar.ncols > 0) else None
         self.tell(what)
 
     def __enter__(self) -> Progress:
