@@ -104,6 +104,22 @@ def test_a_nan_or_an_inf_is_seen(format: str, dtype: torch.dtype) -> None:
     check(x, x.cuda(), format)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_quotient_beyond_float32_is_the_largest(seed: int | None, dtype: torch.dtype) -> None:
+    """It is an infinity on the way, from which a remainder is NaN."""
+    x = torch.zeros(2, 64, dtype=dtype)
+    x[0, :3] = torch.tensor([torch.finfo(dtype).max, -torch.finfo(dtype).max, 1.0])
+    scale, noise = torch.tensor([1e-37]), None if seed is None else torch.tensor([seed])
+    on_gpu = [None if tensor is None else tensor.cuda() for tensor in (noise, scale)]
+    for dim in (0, 1):
+        want = ops.fake_quant(x, "nvfp4", noise, scale, dim=dim)
+        assert want.isfinite().all()
+        assert_same(ops.fake_quant(x.cuda(), "nvfp4", *on_gpu, dim=dim), want)
+        for have, part in zip(ops.quantize(x.cuda(), "nvfp4", *on_gpu, dim=dim), ops.quantize(x, "nvfp4", noise, scale, dim=dim)):
+            assert_same(have, part)
+
+
 @pytest.mark.parametrize("format", ["mxfp4", "mxfp8_e4m3", "nvfp4"])
 def test_older_gpus_have_the_formulas(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said to be an A100, the GPU runs no instruction that an A100 has not, and gives the same bytes."""

@@ -133,29 +133,26 @@ def divisor(scale):
 
 
 @triton.jit
-def quotients(magnitude, divisor, LARGEST: tl.constexpr, EXACT: tl.constexpr):
-    """As correctly rounded as div_rn's, which asks at every element whether it is a special case: 4 or 7 instructions, not 25.
+def quotients(magnitude, divisor, LARGEST: tl.constexpr, CAPPED: tl.constexpr):
+    """As correctly rounded as div_rn's, which asks at every element whether it is a special case: 4 or 5 instructions, not 25.
 
-    From a reciprocal that is correctly rounded, a first step gives one of the two float32s around the quotient, and a second one the
-    nearest (Markstein 1990). No remainder is so small as to be inexact, save for quotients that are too small to count. One that
-    would be larger than ``LARGEST`` need only stay so.
+    The product with the reciprocal is corrected once, by its remainder. As the reciprocal is correctly rounded, the result is the nearest
+    float32 if the product is one of the two around the quotient (Markstein 1990). If it is further off, the correction's own error is less
+    than 2^-23 of a step, and only quotients within that of the middle of two float32s could come out wrong; of those the product is always
+    one of the two. (A test tries every such quotient.) A remainder is exact, save for quotients that are too small to count.
 
-    Unless ``EXACT`` they are good only to be rounded to E2M1: there is no second step, and what is too large may be NaN, which the
-    largest code or value is less than. For the first step to be wrong the quotient has to be within 2^-46 of the middle of two float32s,
-    and for E2M1 to see it, one of these has to be a tie of its values, which have at most three bits. Then the divisor is within 2^-20 of
-    1, 1.5 or 2, where the reciprocal is so near 1, 2/3 or 1/2 that the first step is right. (A test tries every divisor at every tie.)
+    What would be larger than ``LARGEST`` need only stay so. Rounding to nearest takes NaN for it, as the largest is then the minimum of
+    both; where it has to be a number, it is ``CAPPED``.
     """
     unit, mantissa, reciprocal = divisor
     dividend = magnitude * unit
-    if EXACT:
+    if CAPPED:
         dividend = tl.minimum(dividend, 2 * LARGEST)
     if INTERPRETED:  # where fma rounds twice
-        quotient = tl.div_rn(dividend, tl.broadcast_to(mantissa, dividend.shape))
+        return tl.div_rn(dividend, tl.broadcast_to(mantissa, dividend.shape))
     else:
         quotient = dividend * reciprocal
-        for _ in tl.static_range(2 if EXACT else 1):
-            quotient = tl.fma(tl.fma(quotient, -mantissa, dividend), reciprocal, quotient)
-    return quotient
+        return tl.fma(tl.fma(quotient, -mantissa, dividend), reciprocal, quotient)
 
 
 @triton.jit
@@ -365,18 +362,18 @@ def block_scales(amax_bits, tensor_scale, THRESHOLD: tl.constexpr, EMAX: tl.cons
 
 
 @triton.jit
-def scaled_down(magnitude, factor, tensor_scale, LARGEST: tl.constexpr, EXACT: tl.constexpr):
+def scaled_down(magnitude, factor, tensor_scale, LARGEST: tl.constexpr, CAPPED: tl.constexpr):
     if tensor_scale is None:
         return magnitude * factor
     else:
-        return quotients(magnitude, factor, LARGEST, EXACT)
+        return quotients(magnitude, factor, LARGEST, CAPPED)
 
 
 @triton.jit
 def scale_blocks(
-    x, tensor_scale, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr, LARGEST: tl.constexpr, EXACT: tl.constexpr
+    x, tensor_scale, THRESHOLD: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr, LARGEST: tl.constexpr, CAPPED: tl.constexpr
 ):
     magnitude = tl.abs(x)  # as floats: abs is then a free modifier of both instructions that read it
     byte, factor = block_scales(block_maximum(magnitude, 2), tensor_scale, THRESHOLD, EMAX, LARGEST)
-    y = scaled_down(magnitude, factor, tensor_scale, LARGEST, EXACT)
+    y = scaled_down(magnitude, factor, tensor_scale, LARGEST, CAPPED)
     return byte, y, grid_exponent(as_bits(y), EMIN)
