@@ -245,8 +245,8 @@ def check_tensor_scale(tensor_scale: Tensor | None, fmt: Format, device: torch.d
 
 
 def count_blocks(length: int, rule: Rule) -> int:
-    """How many blocks there are in a row, the last perhaps short."""
-    return -(-length // rule.block_size)
+    """How many blocks there are in a row, the last perhaps short: a quotient and no more, for the reason that `groups` gives."""
+    return (length + rule.block_size - 1) // rule.block_size
 
 
 def blocked(shape: torch.Size, dim: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -60,11 +60,15 @@ def groups(length: int, size: int) -> tuple[int, bool]:
     A length that is a symbol gets more of them than it fills, and two at least. For torch makes a constant of a size that is 1 when a
     graph is traced, and a guard of whether nothing is to be filled up. AOTInductor's package of a fake_quant that was exported with 6
     elements a row gave wrong values for 70.
+
+    Their number is then a quotient, and no sum nor negative of one, as ``length // size + 2`` and ``-(-length // size)`` are. For Inductor
+    takes remainders of strides, which are products of sizes, and stops at an error where two of these are sums or a quotient is negated
+    (torch 2.13: so for the transpose of ``x[:, 2:, 2:] + 1``, whose sizes are symbols). A slice has one sum of its own already.
     """
     whole = known(length % size == 0)
     if isinstance(length, int):
         return -(-length // size), whole
-    return (length // size, True) if whole and known(length > size) else (length // size + 2, False)
+    return (length // size, True) if whole and known(length > size) else ((length + 2 * size + 1) // size, False)
 
 
 def first(tensor: torch.Tensor, length: int | torch.SymInt) -> torch.Tensor:
