@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -100,7 +101,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> dict[Any, dict[str, Any]]:
     monkeypatch.setattr("triton.runtime.jit.driver", types.SimpleNamespace(active=active))
     monkeypatch.setattr(triton.JITFunction, "_do_compile", record)
     monkeypatch.setattr(library, "kernels_for", lambda device_type: kernels)
-    monkeypatch.setattr(kernels.lanes, "has_lanes", lambda device: True)
+    monkeypatch.setattr(sys.modules["mx_ops.kernels.launch"], "has_bf16x2", lambda device: True)
     return keys
 
 

@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles for GPUs that are not here, old ones without FP8 too, and uses no FP8 type anywhere."""
+"""Every row of the table of cases compiles for GPUs that are not here, old ones too, and uses an instruction only where they have it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from conftest import INTERPRETED
 
 import mx_ops
+from mx_ops.kernels import cases
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32), "gfx942": ("hip", "gfx942", 64)}
 
@@ -24,13 +25,20 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-launches = []
+launches, chosen = [], []
 triton.JITFunction.run = lambda kernel, *args, grid, warmup, **kwargs: launches.append((kernel, args, kwargs))
 
 from mx_ops import kernels
 from mx_ops.formats import get_format, get_threshold
+from mx_ops.kernels import cases, grid
+from mx_ops.kernels import launch as launching
 
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8", torch.int64: "*i64"}
+
+def choose(*args):
+    case = cases.choose(*args)
+    chosen.append(cases.CASES.index(case._replace(packed=False, converted=False)))
+    return case
 
 def type_of(value):
     # As Triton's launcher types an argument by its value: 1 and None are compiled in.
@@ -61,26 +69,25 @@ def launch(op, format, dtype, shape, order, dim, seeded):
     threshold = () if op == "dequantize" else (get_threshold(fmt, None, seeded),)
     assert getattr(kernels, op)(*inputs[op], fmt, dim, 32, *threshold)
 
-ROWS_INNERMOST = ("quantize_both_kernel", "fake_quant_lanes_kernel", "quantize_lanes_kernel")
-target, cases = json.loads(sys.argv[1])
-for name in ("lanes", "dequantize", "fp8", "quantize_both"):
-    sys.modules["mx_ops.kernels." + name].has_lanes = lambda device: target[0] == "cuda" and target[1] >= 90
-for number, case in enumerate(cases):
-    launch(*case)
-    assert len(launches) == number + 1
+target, calls = json.loads(sys.argv[1])
+launching.has_bf16x2 = lambda device: target[0] == "cuda" and target[1] >= 90
+cases.LARGE = 1 << 18
+for name in ("fake_quant", "quantize", "dequantize", "quantize_both"):
+    sys.modules["mx_ops.kernels." + name].choose = choose
+for number, call in enumerate(calls):
+    launch(*call)
+    assert len(launches) == len(chosen) == number + 1
     asm = compile(GPUTarget(*target), *launches[-1])
-    machine = asm["ptx" if target[0] == "cuda" else "amdgcn"]
+    machine, tile = asm["ptx" if target[0] == "cuda" else "amdgcn"], grid.Tile(*launches[-1][2]["TILE"])
     print(json.dumps({
-        "op": case[0],
-        "dtype": case[2],
-        "kernel": launches[-1][0].__name__,
-        "rows_innermost": launches[-1][2].get("ROWS_INNERMOST", launches[-1][0].__name__ in ROWS_INNERMOST),
-        "axis": launches[-1][2].get("AXIS") if case[6] else None,
-        "stores": asm["ttir"].count("tt.store"),
-        "maxima": asm["ttir"].count("arith.maximumf"),
+        "call": call,
+        "case": chosen[-1],
+        "axis": tile.axis if call[6] else None,
+        "drops_nan": "arith.maxnumf" in asm["ttir"],
         "fp8": "f8E" in asm["ttir"] or "e4m3" in machine or "e5m2" in machine,
-        "in_lanes": launches[-1][2].get("IN_LANES", "lanes" in launches[-1][0].__name__),
-        "converts": launches[-1][2].get("CONVERTS", False),
+        "bf16x2": "bf16x2" in asm["ttir"],
+        "converted": tile.converted,
+        "packed": tile.packed,
         "binary": len(asm["cubin" if target[0] == "cuda" else "hsaco"]),
     }))
 """
@@ -99,8 +106,14 @@ CASES = [
     ),
     *(("quantize_both", format, dtype, (64, 1024), (0, 1), 1, seeded) for format, dtype, seeded in zip(FORMATS, DTYPES, (False, True))),
     *((op, format, "bfloat16", (64, 1024), (0, 1), 0, False) for op in ("fake_quant", "quantize") for format in FORMATS[::5]),
-    ("fake_quant", "mxfp4", "float16", (64, 1024), (0, 1), 0, False),
-    *(("quantize_both", format, "bfloat16", (64, 1024), (0, 1), 1, False) for format in FORMATS[:2]),
+    *((op, "nvfp4", "bfloat16", (64, 1024), (0, 1), dim, False) for op in ("fake_quant", "quantize") for dim in (0, 1)),
+    *((op, "nvfp4", "bfloat16", (64, 1024), (0, 1), 0, True) for op in ("fake_quant", "quantize")),
+    *((op, "mxfp8_e4m3", "bfloat16", (64, 1024), (0, 1), 1, False) for op in ("fake_quant", "quantize", "dequantize")),
+    ("quantize", "mxfp4", "bfloat16", (64, 1024), (0, 1), 1, False),
+    *(("fake_quant", "mxfp4", "float16", (64, 1024), (0, 1), dim, False) for dim in (0, 1)),
+    ("dequantize", "mxfp4", "float32", (64, 1024), (0, 1), 1, False),
+    ("dequantize", "mxfp4", "bfloat16", (6, 40, 34), (2, 0, 1), 2, False),
+    *(("quantize_both", format, "bfloat16", (rows, 1024), (0, 1), 1, False) for format in (*FORMATS[:2], "nvfp4") for rows in (64, 256)),
     *(
         (op, format, dtype, *AXES[axis], True)
         for (op, axis), format, dtype in zip(
@@ -108,48 +121,33 @@ CASES = [
         )
     ),
 ]
-# All of them for two GPUs that know least of what kernels could lean on; for the others every kernel, in every way it is laid out, once.
-ALL = ("sm_80", "gfx942")
+# All of them for the GPU that has every instruction, and for two that know least of what kernels could lean on; for the newest a few.
 FEW = [case for case in CASES if not case[6] and case[4] != LAYOUTS[-1][1]]
-# Stores, by whether a tile's rows are its innermost axis (one more where whole tiles have one of their own); and maxima of floats, of a
-# block: NaN if anything is, which the interpreter takes otherwise.
-STORES = {
-    "fake_quant_kernel": {False: (1,)},
-    "fake_quant_pieces_kernel": {False: (2,), True: (8,)},
-    "quantize_kernel": {False: (2,)},
-    "quantize_pieces_kernel": {False: (3,), True: (2, 3)},
-    "quantize_both_kernel": {True: (11,)},
-    "fake_quant_lanes_kernel": {True: (32,)},
-    "quantize_lanes_kernel": {True: (2,)},
-    "dequantize_kernel": {False: (1,)},
-    "dequantize_pieces_kernel": {False: (2,)},
-}
-MAXIMA = {"fake_quant_kernel": 1, "quantize_kernel": 1, "quantize_both_kernel": 8}
-MAXIMA_OF_PIECES = {"fake_quant_pieces_kernel": 7, "quantize_pieces_kernel": 7, "quantize_both_kernel": 7}  # of float32s
 
 
 @pytest.mark.skipif(INTERPRETED, reason="what is compiled is the same there")
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_kernel_compiles(name: str, tmp_path: pathlib.Path) -> None:
-    """Each kernel, and for some each format, dtype and axis of random numbers, becomes machine code; FP8 where it is converted to."""
+    """Each row, and for some each format, dtype and axis of random numbers, becomes machine code."""
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     root = pathlib.Path(mx_ops.__file__).parents[1]
-    cases = CASES if name in ALL else FEW
-    command = [sys.executable, "-W", "ignore", "-c", CODE, json.dumps([TARGETS[name], cases])]
+    calls = FEW if name == "sm_100" else CASES
+    command = [sys.executable, "-W", "ignore", "-c", CODE, json.dumps([TARGETS[name], calls])]
     process = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     results = [json.loads(line) for line in process.stdout.splitlines()]
 
-    assert len(results) == len(cases)
+    assert len(results) == len(calls)
     for result in results:
         assert result["binary"] > 1000
-        assert result["stores"] in STORES[result["kernel"]][result["rows_innermost"]], result
-        pieces = MAXIMA_OF_PIECES.get(result["kernel"], 0) if result["dtype"] == "float32" else 0
-        assert result["maxima"] == (0 if result["in_lanes"] else MAXIMA.get(result["kernel"], 0) + pieces), result
-        assert result["converts"] == result["fp8"], result
-    kernels = {(result["kernel"], result["rows_innermost"]) for result in results}
-    lanes = name in ("sm_90", "sm_100")
-    expected = {(kernel, innermost) for kernel, stores in STORES.items() for innermost in stores}
-    assert kernels == {(kernel, innermost) for kernel, innermost in expected if lanes or "lanes" not in kernel}
-    axes = {(result["op"], result["axis"]) for result in results if result["axis"] is not None}
-    assert axes == ({*itertools.product(("fake_quant", "quantize"), (2, 0, -1)), ("quantize_both", 0)} if name in ALL else set())
+        # As a maximum does that Triton was not told otherwise: a tensor's scale, whose NaN is asked for, has one.
+        assert not result["drops_nan"] or result["call"][1] == "nvfp4", result
+        assert result["fp8"] == result["converted"], result
+        assert result["bf16x2"] <= result["packed"], result
+        assert name in ("sm_90", "sm_100") or not (result["packed"] or result["converted"]), result
+    reached = {result["case"] for result in results}
+    if name == "sm_90":
+        assert [row for i, row in enumerate(cases.CASES) if i not in reached] == []
+    if name != "sm_100":
+        axes = {(result["call"][0], result["axis"]) for result in results if result["axis"] is not None}
+        assert axes == {*itertools.product(("fake_quant", "quantize"), (2, 0, -1)), ("quantize_both", 0)}

@@ -16,7 +16,7 @@ import torch
 import triton
 
 import mx_ops
-from mx_ops.kernels import lanes
+from mx_ops.kernels import grid
 from mx_ops.kernels import launch as launching
 
 MODULES = {op: sys.modules[f"mx_ops.kernels.{op}"] for op in ("fake_quant", "quantize", "quantize_both", "dequantize")}
@@ -165,10 +165,10 @@ def test_packed_instructions_are_for_gpus_that_have_them(capability: tuple[int, 
     """Of NVIDIA, from Hopper on: on an A100 the PTX would not assemble."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.version, "hip", None)
-    assert lanes.has_lanes(FIRST) == has
-    assert not lanes.has_lanes(torch.device("cpu"))
+    assert launching.has_bf16x2(FIRST) == has
+    assert not launching.has_bf16x2(torch.device("cpu"))
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert not lanes.has_lanes(FIRST)
+    assert not launching.has_bf16x2(FIRST)
 
 
 def find_on_meta(op: str, shape: tuple[int, ...], dim: int, aligned: bool = True, dtype: torch.dtype = torch.bfloat16) -> launching.Launch:
@@ -183,19 +183,22 @@ def find_on_meta(op: str, shape: tuple[int, ...], dim: int, aligned: bool = True
     return MODULES[op].find(x, *outputs, None, None, fmt, dim, 32, 0, aligned=aligned)
 
 
+def tile_of(found: launching.Launch) -> grid.Tile:
+    """What a launch tells its kernel of a tile."""
+    return grid.Tile(*found.constants["TILE"])
+
+
 @pytest.mark.parametrize("op", ["fake_quant", "quantize"])
 def test_offsets_in_a_tile_are_64_bits_wide_where_they_must_be(op: str) -> None:
     """Where a tile's last element is 2^31 entries or more from its first, and nowhere else: they cost registers."""
     for columns, wide in ((2**20, False), (2**26, True)):
-        assert find_on_meta(op, (4096, columns), 0).constants["WIDE"] == wide
-    assert not find_on_meta(op, (2**16, 2**17), 1).constants["WIDE"]
+        assert tile_of(find_on_meta(op, (4096, columns), 0)).wide == wide
+    assert not tile_of(find_on_meta(op, (2**16, 2**17), 1)).wide
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_words_of_codes_are_loaded_only_from_where_words_may_be(dtype: torch.dtype) -> None:
     """Of codes that start at a multiple of 16 bytes, in rows of whole words; elsewhere byte by byte: a GPU loads no word from between."""
-    words = "dequantize_kernel"
-    assert find_on_meta("dequantize", (64, 4096), 1, True, dtype).kernel.__name__ == words
-    assert find_on_meta("dequantize", (64, 4096), 1, False, dtype).kernel.__name__ != words
-    assert find_on_meta("dequantize", (64, 4100), 1, True, dtype).kernel.__name__ != words
-    assert find_on_meta("dequantize", (64, 4096), 0, True, dtype).kernel.__name__ == words  # codes along dim 0 lie as those along dim 1
+    for columns, dim, aligned, words in ((4096, 1, True, True), (4096, 1, False, False), (4100, 1, True, False), (4096, 0, True, True)):
+        found = find_on_meta("dequantize", (64, columns), dim, aligned, dtype)  # codes along dim 0 lie as those along dim 1
+        assert (tile_of(found).parts == 1) == words

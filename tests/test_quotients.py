@@ -10,29 +10,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mx_ops.kernels import numerics
+from mx_ops.formats import FORMATS
+from mx_ops.kernels import rules
 
 pytestmark = pytest.mark.gpu
 
-LARGEST = 6.0  # of E2M1
+NVFP4 = rules.facts(FORMATS["nvfp4"])
 TIES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # between the values of E2M1
 AROUND = 8  # float32s on either side of a tie times a divisor
 
 
 @triton.jit
-def count_wrong(x_ptr, scale_ptr, wrong_ptr, length: tl.constexpr, largest: tl.constexpr, capped: tl.constexpr, tile: tl.constexpr) -> None:
+def count_wrong(x_ptr, scale_ptr, wrong_ptr, length: tl.constexpr, capped: tl.constexpr, format: tl.constexpr, tile: tl.constexpr) -> None:
     """How many quotients are not those of a division."""
     i = tl.program_id(0) * tile + tl.arange(0, tile)
     x, scale = tl.load(x_ptr + i, mask=i < length, other=1.0), tl.load(scale_ptr + i, mask=i < length, other=1.0)
-    fast = numerics.quotients(x, numerics.divisor(scale), largest, capped)
-    wrong = numerics.as_bits(fast) != numerics.as_bits(tl.div_rn(x, scale))
+    fast = rules.quotients(x, rules.divisor(scale), capped, format)
+    wrong = rules.as_bits(fast) != rules.as_bits(tl.div_rn(x, scale))
     tl.atomic_add(wrong_ptr, tl.sum(wrong.to(tl.int32), 0))
 
 
 def wrong_quotients(x: Tensor, scale: Tensor, capped: bool) -> int:
     """How many of x / scale."""
     wrong = torch.zeros(1, dtype=torch.int32, device=x.device)
-    count_wrong[(triton.cdiv(x.numel(), 1024),)](x, scale, wrong, x.numel(), LARGEST, capped, 1024)
+    count_wrong[(triton.cdiv(x.numel(), 1024),)](x, scale, wrong, x.numel(), capped, NVFP4, 1024)
     return int(wrong)
 
 

@@ -1,4 +1,4 @@
-"""The rules in Triton: device functions in `numerics` and `pieces`, the grid in `tiling`, and a file per op: its kernels and launcher."""
+"""The rules in Triton: device functions in `rules` and `tile`, the grid in `grid`, and a file per op: its kernels and launcher."""
 
 from .dequantize import dequantize
 from .fake_quant import fake_quant

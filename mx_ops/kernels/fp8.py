@@ -1,18 +1,14 @@
-"""FP8 by an instruction that NVIDIA's GPUs have, as they have those of `lanes`: it rounds two float32s to nearest.
+"""FP8 by an instruction that NVIDIA's GPUs have, as they have those of `bf16x2`: it rounds two float32s to nearest.
 
 It saturates and keeps the sign; a NaN becomes 0x7F, which is the code of NaN here too.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..formats import Format
-from .lanes import has_lanes
-from .numerics import to_float32
+from .rules import MANTISSA_BITS, to_float32
 
 # Only a GPU shows: what the instruction does (test_on_gpu::test_every_bfloat16_by_packed_instructions, and of float32s).
 
@@ -24,32 +20,27 @@ TO_E4M3 = tl.constexpr(CONVERT.replace("FP8", "e4m3"))
 TO_E5M2 = tl.constexpr(CONVERT.replace("FP8", "e5m2"))
 
 
-def converts(fmt: Format, seed: Tensor | None, device: torch.device) -> bool:
-    """Whether the instruction rounds: to nearest, to a format that it knows, on a device that has it."""
-    return fmt.converts and seed is None and has_lanes(device)
-
-
 @triton.jit
-def words_of_fp8(pieces, factor, MANTISSA_BITS: tl.constexpr):
-    """The codes of a tuple of elements times a factor as words of four: `pieces.words_of_codes`."""
+def words_of_fp8(parts, factor, FORMAT: tl.constexpr):
+    """The codes of a tuple of elements times a factor as words of four: `quantize.words_of_codes`."""
     words = ()
-    for j in tl.static_range(0, len(pieces), 4):
-        words = words + (word_of_fp8(pieces[j], pieces[j + 1], pieces[j + 2], pieces[j + 3], factor, MANTISSA_BITS),)
+    for j in tl.static_range(0, len(parts), 4):
+        words = words + (word_of_fp8(parts[j], parts[j + 1], parts[j + 2], parts[j + 3], factor, FORMAT),)
     return words
 
 
 @triton.jit
-def word_of_fp8(x0, x1, x2, x3, factor, MANTISSA_BITS: tl.constexpr):
+def word_of_fp8(x0, x1, x2, x3, factor, FORMAT: tl.constexpr):
     """Four elements times a factor as the bytes of a word."""
     y0, y1, y2, y3 = multiplied(x0, factor), multiplied(x1, factor), multiplied(x2, factor), multiplied(x3, factor)
-    CONVERSION: tl.constexpr = TO_E4M3 if MANTISSA_BITS == 3 else TO_E5M2
+    CONVERSION: tl.constexpr = TO_E4M3 if FORMAT[MANTISSA_BITS] == 3 else TO_E5M2
     return tl.inline_asm_elementwise(CONVERSION, "=r,r,r,r,r", [y0, y1, y2, y3], dtype=tl.int32, is_pure=True, pack=1)
 
 
 @triton.jit
-def bytes_of_fp8(x, factor, MANTISSA_BITS: tl.constexpr):
+def bytes_of_fp8(x, factor, FORMAT: tl.constexpr):
     """Elements times a factor, of which four are neighbours in a thread."""
-    CONVERSION: tl.constexpr = TO_E4M3 if MANTISSA_BITS == 3 else TO_E5M2
+    CONVERSION: tl.constexpr = TO_E4M3 if FORMAT[MANTISSA_BITS] == 3 else TO_E5M2
     return tl.inline_asm_elementwise(CONVERSION, "=r,r,r,r,r", [multiplied(x, factor)], dtype=tl.uint8, is_pure=True, pack=4)
 
 

@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from ..formats import Format
 from ..symbols import known
-from .numerics import constants
-from .tiling import Plan
 
 # Only a GPU shows: launches by alignment, their keys and eviction, the current device (test_on_gpu, "Addresses" and "Launches").
 
+CAPABILITY = (9, 0)  # from which NVIDIA's GPUs have packed bfloat16 instructions, and that which rounds to FP8
 KNOWN_CALLS = 4096  # then all are forgotten
 
 
@@ -28,11 +26,9 @@ class Launch(NamedTuple):
     constants: dict[str, Any]  # and options of the compiler
 
 
-def prepare(kernel: triton.JITFunction, found: Plan, fmt: Format, **more: Any) -> Launch:
-    """A launch by a plan: those of the constants that the kernel takes, from the plan, the format's row, and ``more``."""
-    every = {**constants(fmt), **found.constants, **more}
-    taken = {name: value for name, value in every.items() if name in kernel.arg_names}
-    return Launch(kernel, (found.programs, 1, 1), found.sizes_and_strides, {**taken, "num_warps": found.warps})
+def has_bf16x2(device: torch.device) -> bool:
+    """Whether a device has the instructions of `bf16x2.py` and `fp8.py`."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 runners: dict[Any, tuple[Callable, tuple]] = {}

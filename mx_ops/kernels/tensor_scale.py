@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..formats import Format
 from .launch import Launch, launch
-from .numerics import as_bits, as_float, larger, to_float32
+from .rules import as_bits, as_float, larger, to_float32
 
 # Only a GPU shows: that all programs' numbers are there for the second kernel (test_on_gpu, "Launches").
 

@@ -1,8 +1,8 @@
 """quantize for bfloat16 two at a time: the codes, and the bytes and words that they become.
 
-A code is made in the low byte of its lane. In a NaN block, whose factor is NaN, every quotient is. A mask says, once a word, what is kept
-of its codes: nothing where no code is NaN; of FP8 all but the signs, for the limit there is NaN's code, and it is what is left of bits
-that are above those of all numbers.
+A code is made in the low byte of its half of a register. In a NaN block the factor is NaN, and so is every quotient. It becomes bits above
+those of all codes, which a limit cuts. Then a mask says which bits of a word of codes are kept. Where no code is NaN it keeps none. FP8 has
+such a code: there it is the limit of a NaN block, and the mask keeps all bits but the signs.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .lanes import cut_at_random, is_nan, lane
-from .numerics import MOST_LINES
+from .bf16x2 import both, cut_at_random
+from .rules import BITS, CODES_PER_BYTE, EMAX, EMIN, LARGEST_CODE, MANTISSA_BITS, MOST_LINES, NAN_CODE, TWOS_COMPLEMENT
 
 # Only a GPU shows: what the instructions do (test_on_gpu::test_every_bfloat16_by_packed_instructions).
 
 BITS_OF_128 = tl.constexpr(0x4300)  # the bfloat16 whose last mantissa bit is worth 1: added to it, a code stands in its low bits
-LOW_BYTES, HIGH_BYTES = tl.constexpr(0x6240), tl.constexpr(0x7351)  # of two words of lanes: lane by lane, one of each
+LOW_BYTES, HIGH_BYTES = tl.constexpr(0x6240), tl.constexpr(0x7351)  # of two registers: half by half, one of each
 
 
 @triton.jit
@@ -26,38 +26,33 @@ def bytes_of(bits: tl.constexpr):
 
 
 @triton.jit
-def code_bounds(amax, LARGEST_CODE: tl.constexpr, NAN_CODE: tl.constexpr):
-    """The largest code of blocks with these largest magnitudes, in lanes, and the bits of a word of codes that are kept."""
-    limit = lane(BITS_OF_128.value + LARGEST_CODE)
-    if NAN_CODE != 0:
-        limit = tl.where(is_nan(amax), lane(BITS_OF_128.value + NAN_CODE), limit)
-    return limit, tl.where(is_nan(amax), bytes_of(NAN_CODE), -1)
+def code_bounds(nan, FORMAT: tl.constexpr):
+    """The largest code of blocks that are NaN or not, in both halves, and the bits of a word of codes that are kept."""
+    limit = both(BITS_OF_128.value + FORMAT[LARGEST_CODE])
+    if FORMAT[NAN_CODE] != 0:
+        limit = tl.where(nan, both(BITS_OF_128.value + FORMAT[NAN_CODE]), limit)
+    return limit, tl.where(nan, bytes_of(FORMAT[NAN_CODE]), -1)
 
 
 @triton.jit
-def words_in_lanes(
+def words_of_packed(
     x,
     random,
     factor,
     limit,
     kept,
-    BITS: tl.constexpr,
-    CODES_PER_BYTE: tl.constexpr,
-    MANTISSA_BITS: tl.constexpr,
-    EMIN: tl.constexpr,
-    EMAX: tl.constexpr,
-    TWOS_COMPLEMENT: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
-    """The codes of a tuple of elements of blocks as words of four or eight: `pieces.words_of_codes`. ``random`` is as long, or empty."""
-    CODES: tl.constexpr = 4 * CODES_PER_BYTE
+    """The codes of a tuple of elements of blocks as words of four or eight: `quantize.words_of_codes`. ``random`` is as long, or empty."""
+    CODES: tl.constexpr = 4 * FORMAT[CODES_PER_BYTE]
     words = ()
     for j in tl.static_range(len(x) // CODES):
-        codes = tuple_of_codes(x, random, CODES * j, CODES, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
-        if CODES_PER_BYTE == 1:
+        codes = tuple_of_codes(x, random, CODES * j, CODES, factor, limit, FORMAT)
+        if FORMAT[CODES_PER_BYTE] == 1:
             word = word_of_bytes(codes[0], codes[1], codes[2], codes[3], LOW_BYTES)
-            if not TWOS_COMPLEMENT:
-                signs = word_of_bytes(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3], HIGH_BYTES) >> (8 - BITS)
-                word |= signs & bytes_of(1 << (BITS - 1))
+            if not FORMAT[TWOS_COMPLEMENT]:
+                signs = word_of_bytes(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3], HIGH_BYTES) >> (8 - FORMAT[BITS])
+                word |= signs & bytes_of(1 << (FORMAT[BITS] - 1))
         else:
             word = word_of_bytes(
                 two_nibbles(codes[0], codes[1], x[8 * j], x[8 * j + 1]),
@@ -78,39 +73,31 @@ def tuple_of_codes(
     COUNT: tl.constexpr,
     factor,
     limit,
-    MANTISSA_BITS: tl.constexpr,
-    EMIN: tl.constexpr,
-    EMAX: tl.constexpr,
-    TWOS_COMPLEMENT: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
-    """`lane_codes` of some elements of a tuple."""
+    """`packed_codes` of some elements of a tuple."""
     codes = ()
     for j in tl.static_range(FIRST, FIRST + COUNT):
         bits = None
         if len(random) > 0:
             bits = random[j]
-        codes = codes + (lane_codes(x[j], bits, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT),)
+        codes = codes + (packed_codes(x[j], bits, factor, limit, FORMAT),)
     return codes
 
 
 @triton.jit
-def bytes_in_lanes(
+def bytes_of_packed(
     x,
     random,
     factor,
     limit,
     kept,
-    BITS: tl.constexpr,
-    CODES_PER_BYTE: tl.constexpr,
-    MANTISSA_BITS: tl.constexpr,
-    EMIN: tl.constexpr,
-    EMAX: tl.constexpr,
-    TWOS_COMPLEMENT: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     """The codes of elements that are neighbours along the last of three axes, as bytes."""
-    codes = lane_codes(x, random, factor, limit, MANTISSA_BITS, EMIN, EMAX, TWOS_COMPLEMENT)
-    if CODES_PER_BYTE == 1:
-        return low_bytes(codes, x, kept.to(tl.int8), BITS, TWOS_COMPLEMENT)
+    codes = packed_codes(x, random, factor, limit, FORMAT)
+    if FORMAT[CODES_PER_BYTE] == 1:
+        return low_bytes(codes, x, kept.to(tl.int8), FORMAT)
     else:
         codes = with_sign_bit(codes, x)
         first, second = tl.split(tl.reshape(codes, codes.shape[0], codes.shape[1], codes.shape[2] // 2, 2))
@@ -118,33 +105,30 @@ def bytes_in_lanes(
 
 
 @triton.jit
-def lane_codes(
+def packed_codes(
     x,
     random,
     factor,
     limit,
-    MANTISSA_BITS: tl.constexpr,
-    EMIN: tl.constexpr,
-    EMAX: tl.constexpr,
-    TWOS_COMPLEMENT: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     """The codes of |x| * factor, at most a limit; in two's complement they have the sign of x."""
     if random is not None:
-        code = round_lanes_to_code_stochastically(x, factor, limit, random.to(tl.int16), MANTISSA_BITS, EMIN, EMAX)
-    elif EMAX - EMIN == 2 and MANTISSA_BITS == 1:
-        code = round_lanes_to_code_by_three_lines(x, factor, EMIN)
-    elif EMAX - EMIN < MOST_LINES:
-        code = round_lanes_to_code_by_lines(x, factor, limit, MANTISSA_BITS, EMIN, EMAX)
+        code = round_packed_to_code_stochastically(x, factor, limit, random.to(tl.int16), FORMAT)
+    elif FORMAT[EMAX] - FORMAT[EMIN] == 2 and FORMAT[MANTISSA_BITS] == 1:
+        code = round_packed_to_code_by_three_lines(x, factor, FORMAT)
+    elif FORMAT[EMAX] - FORMAT[EMIN] < MOST_LINES:
+        code = round_packed_to_code_by_lines(x, factor, limit, FORMAT)
     else:
-        code = round_lanes_to_code(x, factor, limit, MANTISSA_BITS, EMIN)
-    if TWOS_COMPLEMENT:
+        code = round_packed_to_code(x, factor, limit, FORMAT)
+    if FORMAT[TWOS_COMPLEMENT]:
         code = negative_where(x, code)
     return code
 
 
 @triton.jit
-def round_lanes_to_code(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr):
-    """`numerics.round_to_code`, with 128 for 2^23."""
+def round_packed_to_code(x, factor, limit, FORMAT: tl.constexpr):
+    """`rules.round_to_code`, with 128 for 2^23."""
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 y, exponent, binade;
@@ -163,10 +147,10 @@ def round_lanes_to_code(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.
             x,
             factor,
             limit,
-            lane((EMIN + 127) << 7),
-            lane((127 + MANTISSA_BITS + 127) << 7),
-            lane(BITS_OF_128.value - ((EMIN + 127) << MANTISSA_BITS)),
-            tl.full([], 7 - MANTISSA_BITS, tl.int32),
+            both((FORMAT[EMIN] + 127) << 7),
+            both((127 + FORMAT[MANTISSA_BITS] + 127) << 7),
+            both(BITS_OF_128.value - ((FORMAT[EMIN] + 127) << FORMAT[MANTISSA_BITS])),
+            tl.full([], 7 - FORMAT[MANTISSA_BITS], tl.int32),
         ],
         dtype=tl.int16,
         is_pure=True,
@@ -175,17 +159,19 @@ def round_lanes_to_code(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.
 
 
 @triton.jit
-def round_lanes_to_code_by_lines(x, factor, limit, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
+def round_packed_to_code_by_lines(x, factor, limit, FORMAT: tl.constexpr):
     """The same where there are few binades: before it is rounded, a code is the least of one line a binade, as it grows ever slower."""
     y = magnitude_times(x, factor)
     code = limit
-    for k in tl.static_range(EMAX - EMIN + 1):
-        code = below_line(code, y, lane((127 + MANTISSA_BITS - EMIN - k) << 7), lane(BITS_OF_128.value + (k << MANTISSA_BITS)))
+    for k in tl.static_range(FORMAT[EMAX] - FORMAT[EMIN] + 1):
+        code = below_line(
+            code, y, both((127 + FORMAT[MANTISSA_BITS] - FORMAT[EMIN] - k) << 7), both(BITS_OF_128.value + (k << FORMAT[MANTISSA_BITS]))
+        )
     return code
 
 
 @triton.jit
-def round_lanes_to_code_by_three_lines(x, factor, EMIN: tl.constexpr):
+def round_packed_to_code_by_three_lines(x, factor, FORMAT: tl.constexpr):
     """The same where there are three binades of two codes each, which need no limit.
 
     Of the last binade the line may be any that meets, or misses by less than an ulp of y, the midpoint of its codes. Here it is one that
@@ -206,12 +192,12 @@ def round_lanes_to_code_by_three_lines(x, factor, EMIN: tl.constexpr):
         [
             x,
             factor,
-            lane((128 - EMIN) << 7),  # a code a half of 2^emin
-            lane(BITS_OF_128.value),
-            lane((127 - EMIN) << 7),
-            lane(BITS_OF_128.value + 2),
-            lane(((123 - EMIN) << 7) + 0x4C),  # 0.0996 codes 2^emin: from 5 of those on, 6.5 and more
-            lane(BITS_OF_128.value + 6),
+            both((128 - FORMAT[EMIN]) << 7),  # a code a half of 2^emin
+            both(BITS_OF_128.value),
+            both((127 - FORMAT[EMIN]) << 7),
+            both(BITS_OF_128.value + 2),
+            both(((123 - FORMAT[EMIN]) << 7) + 0x4C),  # 0.0996 codes 2^emin: from 5 of those on, 6.5 and more
+            both(BITS_OF_128.value + 6),
         ],
         dtype=tl.int16,
         is_pure=True,
@@ -254,9 +240,9 @@ def below_line(code, y, slope, offset):
 
 
 @triton.jit
-def round_lanes_to_code_stochastically(x, factor, limit, random, MANTISSA_BITS: tl.constexpr, EMIN: tl.constexpr, EMAX: tl.constexpr):
-    """As `lanes.cut_at_random` does it; what that has raised by a binade is a code of the first."""
-    cut, raised = cut_at_random(x, factor, random, MANTISSA_BITS, EMIN, EMAX)
+def round_packed_to_code_stochastically(x, factor, limit, random, FORMAT: tl.constexpr):
+    """As `bf16x2.cut_at_random` does it; what that has raised by a binade is a code of the first."""
+    cut, raised = cut_at_random(x, factor, random, FORMAT)
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 y, binade;
@@ -267,7 +253,13 @@ def round_lanes_to_code_stochastically(x, factor, limit, random, MANTISSA_BITS: 
         min.u16x2 $0, y, $3;
         }""",
         "=r,r,r,r,r,r,r",
-        [cut, raised, limit, lane(BITS_OF_128.value - ((EMIN + 126) << MANTISSA_BITS)), tl.full([], 7 - MANTISSA_BITS, tl.int32)],
+        [
+            cut,
+            raised,
+            limit,
+            both(BITS_OF_128.value - ((FORMAT[EMIN] + 126) << FORMAT[MANTISSA_BITS])),
+            tl.full([], 7 - FORMAT[MANTISSA_BITS], tl.int32),
+        ],
         dtype=tl.int16,
         is_pure=True,
         pack=2,
@@ -295,9 +287,9 @@ def negative_where(x, code):
 
 
 @triton.jit
-def low_bytes(code, x, kept, BITS: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
+def low_bytes(code, x, kept, FORMAT: tl.constexpr):
     """Those bits of the low bytes of lanes that are kept, with the sign of x at a sign bit."""
-    SIGN_BIT: tl.constexpr = 0 if TWOS_COMPLEMENT else 1 << (BITS - 1)
+    SIGN_BIT: tl.constexpr = 0 if FORMAT[TWOS_COMPLEMENT] else 1 << (FORMAT[BITS] - 1)
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 codes, signs;
@@ -308,7 +300,7 @@ def low_bytes(code, x, kept, BITS: tl.constexpr, TWOS_COMPLEMENT: tl.constexpr):
         and.b32 $0, codes, $5;
         }""",
         "=r,r,r,r,r,r,r,r,r,r,r,r,r,r",
-        [code, x, kept, tl.full([], 8 - BITS, tl.int32), bytes_of(SIGN_BIT)],
+        [code, x, kept, tl.full([], 8 - FORMAT[BITS], tl.int32), bytes_of(SIGN_BIT)],
         dtype=tl.uint8,
         is_pure=True,
         pack=4,

@@ -1,4 +1,4 @@
-"""bfloat16 two at a time gives the reference's bits: the kernels in lanes, interpreted, with their PTX."""
+"""bfloat16 two at a time, and the conversion to FP8, give the reference's bits: the kernels, interpreted, with their PTX."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from mx_ops import library, reference
 from mx_ops.formats import get_threshold
-from mx_ops.kernels import lane_codes, lanes
+from mx_ops.kernels import bf16x2, bf16x2_codes, cases
+from mx_ops.kernels import launch as launching
+from mx_ops.kernels.rules import LARGEST, LARGEST_CODE, facts
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
 
@@ -58,8 +60,8 @@ class Results(list):
 
 
 @pytest.fixture
-def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Kernels take lanes, and Triton's interpreter their PTX; how often it did."""
+def packed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Kernels take packed instructions, and Triton's interpreter their PTX; how often it did."""
     import ptx
     from triton.runtime import interpreter
 
@@ -73,9 +75,8 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return Results(interpreter.TensorHandle(array, kind.scalar) for array, kind in zip(arrays, types))
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
-    for module in ("lanes", "fp8", "quantize_both"):
-        monkeypatch.setattr(sys.modules[f"mx_ops.kernels.{module}"], "has_lanes", lambda device: True)
-    monkeypatch.setattr(sys.modules["mx_ops.kernels.quantize_both"], "LARGE", 1)
+    monkeypatch.setattr(launching, "has_bf16x2", lambda device: True)
+    monkeypatch.setattr(cases, "LARGE", 1)
     return runs
 
 
@@ -89,7 +90,9 @@ def by_reference(monkeypatch: pytest.MonkeyPatch, op: Any, *args: Any, **kwargs:
 @pytest.mark.filterwarnings("ignore:overflow")  # of quotients, which saturate
 @pytest.mark.parametrize(("name", "seed"), CASES)
 @pytest.mark.parametrize("format", ALL_FORMATS)
-def test_lanes_give_the_reference_s_bits(name: str, format: str, seed: int | None, in_lanes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_kernels_give_the_reference_s_bits(
+    name: str, format: str, seed: int | None, packed: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every op in every format, along both dims, nearest and stochastic; of all bfloat16s, NaN blocks, odd shapes."""
     x = data()[name]
     row = library.FORMATS[format]
@@ -104,14 +107,14 @@ def test_lanes_give_the_reference_s_bits(name: str, format: str, seed: int | Non
         want = by_reference(monkeypatch, op, x, format, given, scale, scale_mode=mode, **kwargs)
         for one, other in zip(have, want) if isinstance(have, tuple) else [(have, want)]:
             assert_same(one, other)
-    assert in_lanes["count"] > 0 or row.divides  # whose elements are quotients
+    assert packed["count"] > 0 or row.divides  # whose elements are quotients
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("mode", SCALE_MODES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("format", FORMATS)
-def test_other_dtypes_are_rounded_once(format: str, dtype: torch.dtype, mode: str, in_lanes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_dtypes_are_rounded_once(format: str, dtype: torch.dtype, mode: str, packed: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """What becomes a bfloat16 first, or is converted, has the reference's code: all float16s, and float32s beside all bfloat16s."""
     if dtype == torch.float16:
         x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).view(2, 2**15).t().reshape(256, 256)
@@ -121,14 +124,14 @@ def test_other_dtypes_are_rounded_once(format: str, dtype: torch.dtype, mode: st
         have = op(x, format, scale_mode=mode, **kwargs)
         for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
             assert_same(one, other)
-    assert (in_lanes["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
+    assert (packed["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
 
 
 @triton.jit
-def scales_of_all(amax_ptr, bytes_ptr, inverses_ptr, emax: tl.constexpr, threshold: tl.constexpr) -> None:
+def scales_of_all(amax_ptr, bytes_ptr, inverses_ptr, format: tl.constexpr) -> None:
     """The scales of blocks with these largest magnitudes."""
     i = tl.arange(0, 2**15)
-    byte, inverse = lanes.lane_scales(tl.load(amax_ptr + i), emax, threshold)
+    byte, inverse = bf16x2.packed_scales(tl.load(amax_ptr + i), format)
     tl.store(bytes_ptr + i, byte)
     tl.store(inverses_ptr + i, inverse)
 
@@ -140,7 +143,7 @@ def test_every_amax_has_the_reference_s_scale(format: str, mode: str) -> None:
     row, threshold = library.FORMATS[format], get_threshold(library.FORMATS[format], mode, False)
     amax = torch.arange(2**15, dtype=torch.int32)
     scales, inverses = torch.empty(2**15, dtype=torch.int32), torch.empty(2**15, dtype=torch.bfloat16)
-    scales_of_all[(1,)](amax, scales, inverses, row.emax, threshold)
+    scales_of_all[(1,)](amax, scales, inverses, facts(row, threshold))
     expected = reference.scale_byte(amax << 16, row, threshold)
     assert_same(scales, expected)
     assert_same(inverses, torch.where(expected == 255, torch.nan, reference.inverse_scale(expected)))
@@ -152,23 +155,19 @@ def round_all(
     random_ptr,
     values_ptr,
     codes_ptr,
-    largest: tl.constexpr,
-    largest_code: tl.constexpr,
-    mantissa_bits: tl.constexpr,
-    emin: tl.constexpr,
-    emax: tl.constexpr,
+    format: tl.constexpr,
 ) -> None:
     """Round by random bits, under a scale of 1."""
     i = tl.arange(0, 2**15)
     x, random = tl.load(x_ptr + i), tl.load(random_ptr + i)
-    one = lanes.lane(0x3F80).to(tl.bfloat16, bitcast=True)
-    limit = lanes.lane_bits(tl.full([], largest, tl.float32))
-    tl.store(values_ptr + i, lanes.round_lanes(x, one, limit, random, mantissa_bits, emin, emax))
-    tl.store(codes_ptr + i, lane_codes.lane_codes(x, random, one, lanes.lane(0x4300 + largest_code), mantissa_bits, emin, emax, False))
+    one = bf16x2.both(0x3F80).to(tl.bfloat16, bitcast=True)
+    limit = (tl.full([], format[LARGEST], tl.float32).to(tl.int32, bitcast=True) >> 16).to(tl.int16)
+    tl.store(values_ptr + i, bf16x2.round_packed(x, one, limit, random, format))
+    tl.store(codes_ptr + i, bf16x2_codes.packed_codes(x, random, one, bf16x2.both(0x4300 + format[LARGEST_CODE]), format))
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> None:
+def test_random_bits_decide_as_in_the_reference(format: str, packed: dict) -> None:
     """Each bfloat16 up to the format's largest number, by the random bits at which it is decided: values and codes."""
     row = library.FORMATS[format]
     magnitude = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
@@ -181,8 +180,7 @@ def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> 
     for random in (upwards, upwards - 1, torch.zeros_like(units), torch.full_like(units, 2**16 - 1)):
         random = random.clamp(0, 2**16 - 1)
         values, codes = torch.empty(2**15, dtype=torch.int16), torch.empty(2**15, dtype=torch.int16)
-        numbers = (row.largest, row.largest_code, row.mantissa_bits, row.emin, row.emax)
-        round_all[(1,)](x, random.to(torch.int16), values, codes, *numbers)
+        round_all[(1,)](x, random.to(torch.int16), values, codes, facts(row))
         assert_same(values.view(torch.bfloat16), reference.round_to_value(y, exponent, random, row).to(torch.bfloat16))
         assert_same(codes & 0xFF, reference.round_to_code(y, exponent, random, row))
 
@@ -200,10 +198,10 @@ def test_codes_are_fetched_ahead_up_to_the_last_and_no_further(dtype: torch.dtyp
         return Results([interpreter.TensorHandle(np.zeros(1, np.int32), types[0].scalar)])
 
     kernels = sys.modules["mx_ops.kernels.dequantize"]
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
-    monkeypatch.setattr(kernels, "has_lanes", lambda device: True)
-    tile = kernels.THREADS * 16 // dtype.itemsize  # elements of a program, and as many bytes
-    monkeypatch.setattr(kernels, "AHEAD", 2 * tile)
+    tile = 256 * 16 // dtype.itemsize  # elements of a program, and as many bytes
     elements, scales = torch.ops.mx.quantize(wild((rows, tile), dtype), "mxfp8_e4m3")
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
+    monkeypatch.setattr(launching, "has_bf16x2", lambda device: True)
+    monkeypatch.setattr(kernels, "AHEAD_BYTES", 2 * tile)
     torch.ops.mx.dequantize(elements, scales, "mxfp8_e4m3", dtype=dtype)
     assert sorted(fetched) == [(elements.data_ptr() + row * tile, tile) for row in range(2, rows)]
