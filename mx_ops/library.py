@@ -60,8 +60,7 @@ class Digest:
 @functools.cache
 def source_hash() -> str:
     """A hash of the files that say what the ops compute."""
-    folder = Path(__file__).parent
-    files = sorted([*folder.glob("*.py"), *folder.glob("kernels/*.py")])
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

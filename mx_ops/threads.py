@@ -13,27 +13,12 @@ import pathlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-def share_out(work: Callable[[Any], Any], pieces: Iterable[Any], together: bool = False) -> None:
-    """Work on pieces: as many at a time as torch has threads, and each in one thread; or ``together`` on one after the other."""
-    todo = list(pieces)
-    if together or len(todo) == 1:
-        for piece in todo:
-            work(piece)
-        return
-
-    def alone(piece: Any) -> None:
-        with torch.inference_mode():  # outputs may be tensors of that mode, and inputs need no graph
-            work(piece)
-
-    map_alone(alone, todo)
 
 
 def map_alone(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
