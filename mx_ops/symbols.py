@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -75,13 +74,6 @@ def first(tensor: torch.Tensor, length: int | torch.SymInt) -> torch.Tensor:
     if isinstance(length, int):
         return tensor[..., :length]
     return tensor.index_select(-1, torch.arange(0, length, device=tensor.device))  # type: ignore[call-overload]
-
-
-def as_if_unbacked() -> contextlib.AbstractContextManager:
-    """While it lasts torch makes no guard of a size in the example where it can do without."""
-    from torch.fx.experimental import _config
-
-    return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 class NoGuards:

@@ -26,7 +26,8 @@ class Mutation(NamedTuple):
         return f"{self.file}: {self.breaks} [{self.mode}: {self.tests}]"
 
 
-LIBRARY, FORMATS = "mx_ops/library.py", "mx_ops/formats.py"
+OPS, CHECKS, TRANSFORMS = "mx_ops/library/ops.py", "mx_ops/library/checks.py", "mx_ops/library/transforms.py"
+TRACING, FORMATS = "mx_ops/library/tracing.py", "mx_ops/formats.py"
 RULES, TABLES, CHUNKS = "mx_ops/reference/rules.py", "mx_ops/reference/tables.py", "mx_ops/reference/chunks.py"
 INDUCTOR, SWIZZLE = "mx_ops/reference/inductor.py", "mx_ops/reference/swizzle.py"
 FUNCTIONAL, DISTRIBUTED, TILING = "mx_ops/functional.py", "mx_ops/distributed.py", "mx_ops/kernels/tiling.py"
@@ -366,87 +367,87 @@ MUTATIONS = (
         "interpreted",
     ),
     # The library.
-    Mutation(LIBRARY, "if not -ndim <= dim < ndim:", "if not -ndim <= dim <= ndim:", "test_errors.py", "a dim out of range is refused"),
+    Mutation(CHECKS, "if not -ndim <= dim < ndim:", "if not -ndim <= dim <= ndim:", "test_errors.py", "a dim out of range is refused"),
     Mutation(
-        LIBRARY,
+        TRACING,
         '.rglob("*.py")',
         '.glob("*.py")',
         "test_cache.py::test_every_file_that_says_what_an_op_computes_is_in_the_key",
         "a change in a folder never meets old compiled code",
     ),
     Mutation(
-        LIBRARY,
-        "# {source_hash()} {config.get_lowering()} {interpreted()}",
-        "# {source_hash()} {interpreted()}",
+        TRACING,
+        "# {source_hash(PACKAGE)} {config.get_lowering()} {backends.interpreted()}",
+        "# {source_hash(PACKAGE)} {backends.interpreted()}",
         "test_cache.py::test_settings_are_in_the_key",
         "another lowering never meets old compiled code",
     ),
-    Mutation(LIBRARY, "kernel is None or (traced and fuses(self))", "kernel is None or traced", IN_A_GRAPH, "a graph holds kernels at all"),
-    Mutation(LIBRARY, 'if call.name == "quantize_both":\n        return False', "", IN_A_GRAPH, "blocks along two dims are the kernel's"),
-    Mutation(LIBRARY, "and not packs and seed is None", "and seed is None", IN_A_GRAPH, "two codes a byte are the kernel's"),
-    Mutation(LIBRARY, "and not packs and seed is None", "and not packs", IN_A_GRAPH, "random numbers are the kernel's"),
+    Mutation(TRACING, "kernel is None or fuses(call)", "True", IN_A_GRAPH, "a graph holds kernels at all"),
+    Mutation(TRACING, 'if call.name == "quantize_both":\n        return False', "", IN_A_GRAPH, "blocks along two dims are the kernel's"),
+    Mutation(TRACING, "and not packs and call.seed is None", "and call.seed is None", IN_A_GRAPH, "two codes a byte are the kernel's"),
+    Mutation(TRACING, "and not packs and call.seed is None", "and not packs", IN_A_GRAPH, "random numbers are the kernel's"),
     Mutation(
-        LIBRARY, "return whole_blocks and known(x.stride(dim) == 1)", "return whole_blocks", IN_A_GRAPH, "outer dims are the kernel's"
+        TRACING, "return whole_blocks and known(x.stride(rule.dim) == 1)", "return whole_blocks", IN_A_GRAPH, "outer dims are the kernel's"
     ),
-    Mutation(LIBRARY, "return whole_blocks and known", "return known", IN_A_GRAPH, "short blocks are the kernel's"),
+    Mutation(TRACING, "return whole_blocks and known", "return known", IN_A_GRAPH, "short blocks are the kernel's"),
     Mutation(
-        LIBRARY,
-        "if quantizes and call.rule[0].divides and",
+        TRACING,
+        "if isinstance(rule, Encoding) and rule.fmt.divides and",
         "if False and",
         "test_nvfp4.py::test_on_a_gpu_the_kernel_divides_under_every_setting",
         "quotients are the kernel's under every setting",
     ),
     Mutation(
-        LIBRARY,
+        TRANSFORMS,
         'given.get("seed") is not None or (whole',
         "(whole",
         "test_transforms.py::test_vmap_over_seeds_is_a_loop",
         "under vmap each slice has the noise that it has alone",
     ),
     Mutation(
-        LIBRARY,
+        TRANSFORMS,
         "(whole if fmt is None else fmt.has_tensor_scale)",
         "(fmt is not None and fmt.has_tensor_scale)",
         "test_nvfp4.py::test_every_slice_under_vmap_has_its_own_scale",
         "under vmap each slice has its own scale",
     ),
     Mutation(
-        LIBRARY,
+        TRANSFORMS,
         "if input.requires_grad and torch.is_grad_enabled():",
         "if False:",
         "test_gradients.py::test_straight_through",
         "the gradient passes straight through",
     ),
     Mutation(
-        LIBRARY,
+        TRANSFORMS,
         "return grad, None",
         "return grad * 0.5, None",
         "test_gradients.py::test_straight_through",
         "the gradient is that of the identity",
     ),
     Mutation(
-        LIBRARY,
+        TRANSFORMS,
         "return grad, *[None] * (len(ctx.needs_input_grad) - 1)",
         "return None, *[None] * (len(ctx.needs_input_grad) - 1)",
         "test_transforms.py::test_compiled_derivatives_are_those_of_the_identity",
         "so it is in graphs",
     ),
     Mutation(
-        LIBRARY,
-        "if not transformed and (torch.autograd.forward_ad._current_level < 0 or forward_ad.unpack_dual(input).tangent is None):",
-        "if not transformed:",
+        TRANSFORMS,
+        "if not in_transform() and not has_tangent(input):",
+        "if not in_transform():",
         "test_transforms.py::test_forward_mode",
         "forward mode has the tangent of the identity",
     ),
     Mutation(
-        LIBRARY,
+        TRANSFORMS,
         "if args[0].requires_grad and torch.is_grad_enabled():",
         "if False:",
         "test_nvfp4.py::test_the_scale_has_no_gradient",
         "a tensor's scale is constant",
         after="def constant(",
     ),
-    Mutation(LIBRARY, "if len(shape) < 2:", "if len(shape) < 1:", "test_swizzle.py", "scales to swizzle are matrices"),
+    Mutation(CHECKS, "if len(shape) < 2:", "if len(shape) < 1:", "test_swizzle.py", "scales to swizzle are matrices"),
     # The functions.
     Mutation(
         FUNCTIONAL,
@@ -1115,17 +1116,17 @@ MUTATIONS = (
         "gpu",
     ),
     Mutation(
-        LIBRARY,
-        "return whole_blocks and known(x.stride(dim) == 1)",
+        TRACING,
+        "return whole_blocks and known(x.stride(rule.dim) == 1)",
         "return whole_blocks",
         "test_on_gpu.py::test_a_graph_holds_what_is_faster",
         "under auto a graph holds what is faster",
         "gpu",
     ),
     Mutation(
-        LIBRARY,
-        "kernel is None or (traced and fuses(self))",
-        "kernel is None or traced",
+        TRACING,
+        "kernel is None or fuses(call)",
+        "True",
         "test_on_gpu.py::test_a_graph_holds_what_is_faster",
         "under auto a graph holds kernels at all",
         "gpu",

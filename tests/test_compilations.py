@@ -99,7 +99,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> dict[Any, dict[str, Any]]:
     )
     monkeypatch.setattr("triton.runtime.jit.driver", types.SimpleNamespace(active=active))
     monkeypatch.setattr(triton.JITFunction, "_do_compile", record)
-    monkeypatch.setattr(library, "kernels_for", lambda device_type: kernels)
+    monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: kernels)
     monkeypatch.setattr(kernels.lanes, "has_lanes", lambda device: True)
     return keys
 

@@ -14,6 +14,7 @@ from conftest import INTERPRETED
 from helpers import ALL_FORMATS, FORMATS, SCALE_MODES, assert_same, wild
 from torch import Tensor
 
+import mx_ops
 from mx_ops import library
 from mx_ops.formats import get_threshold
 from mx_ops.kernels import lane_codes, lanes
@@ -83,7 +84,7 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def by_reference(monkeypatch: pytest.MonkeyPatch, op: Any, *args: Any, **kwargs: Any) -> Any:
     """A call without kernels."""
     with monkeypatch.context() as patch:
-        patch.setattr(library, "kernels_for", lambda device_type: None)
+        patch.setattr(library.backends, "kernels_for", lambda device_type: None)
         return op(*args, **kwargs)
 
 
@@ -93,7 +94,7 @@ def by_reference(monkeypatch: pytest.MonkeyPatch, op: Any, *args: Any, **kwargs:
 def test_lanes_give_the_reference_s_bits(name: str, format: str, seed: int | None, in_lanes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every op in every format, along both dims, nearest and stochastic; of all bfloat16s, NaN blocks, odd shapes."""
     x = data()[name]
-    row = library.FORMATS[format]
+    row = mx_ops.FORMATS[format]
     given = None if seed is None else torch.tensor([seed])
     scale = torch.tensor([0.0371]) if row.has_tensor_scale else None
     mode = "even" if row.scale_modes and name == "odd" else None
@@ -122,7 +123,7 @@ def test_other_dtypes_are_rounded_once(format: str, dtype: torch.dtype, mode: st
         have = op(x, format, scale_mode=mode, **kwargs)
         for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
             assert_same(one, other)
-    assert (in_lanes["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
+    assert (in_lanes["count"] > 0) == (mx_ops.FORMATS[format].converts or mx_ops.FORMATS[format].rounds_from_odd)
 
 
 @triton.jit
@@ -138,7 +139,7 @@ def scales_of_all(amax_ptr, bytes_ptr, inverses_ptr, emax: tl.constexpr, thresho
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_amax_has_the_reference_s_scale(format: str, mode: str) -> None:
     """All 2^15 magnitudes, in every mode: the largest, where a scale of 2^128 would be NaN's byte, and the NaNs too."""
-    row, threshold = library.FORMATS[format], get_threshold(library.FORMATS[format], mode, False)
+    row, threshold = mx_ops.FORMATS[format], get_threshold(mx_ops.FORMATS[format], mode, False)
     amax = torch.arange(2**15, dtype=torch.int32)
     scales, inverses = torch.empty(2**15, dtype=torch.int32), torch.empty(2**15, dtype=torch.bfloat16)
     scales_of_all[(1,)](amax, scales, inverses, row.emax, threshold)
@@ -171,7 +172,7 @@ def round_all(
 @pytest.mark.parametrize("format", FORMATS)
 def test_random_bits_decide_as_in_the_reference(format: str, in_lanes: dict) -> None:
     """Each bfloat16 up to the format's largest number, by the random bits at which it is decided: values and codes."""
-    row = library.FORMATS[format]
+    row = mx_ops.FORMATS[format]
     magnitude = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     x = torch.where(magnitude <= row.largest, magnitude, row.largest)
     y = x.to(torch.float32)

@@ -317,8 +317,8 @@ def test_on_a_gpu_the_kernel_divides_under_every_setting(monkeypatch: pytest.Mon
     calls = [library.fake_quant(x, "nvfp4"), library.quantize(x, "nvfp4", None, torch.ones(1))]
     for setting, there, here in (("auto", False, True), ("aten", False, True), ("triton", False, False)):
         monkeypatch.setattr(mx_ops.config, "lowering", setting)
-        monkeypatch.setattr(library, "kernels_for", lambda device_type: library)
+        monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: library)
         assert [library.fuses(call) for call in calls] == [there] * 2
         assert library.fuses(library.fake_quant(x, "mxfp8_e4m3")) == (setting != "triton")
-        monkeypatch.setattr(library, "kernels_for", lambda device_type: None)
+        monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: None)
         assert library.fuses(calls[0]) == here
