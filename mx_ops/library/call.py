@@ -56,16 +56,19 @@ class Call(NamedTuple):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Inputs, then outputs."""
-        return (*self.inputs, self.outputs) if isinstance(self.outputs, Tensor) else (*self.inputs, *self.outputs)
+        return self.inputs + (self.outputs if isinstance(self.outputs, tuple) else (self.outputs,))
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What the kernel and its twin take, in their order."""
-        if isinstance(self.rule, Encoding):
-            return (*self.tensors, self.seed, self.tensor_scale, *self.rule)
-        if isinstance(self.rule, Decoding):
-            return (*self.tensors, self.tensor_scale, *self.rule)
-        return (*self.tensors, *self.rule)
+        outputs, rule = self.outputs, self.rule
+        if not isinstance(outputs, tuple):
+            outputs = (outputs,)
+        if isinstance(rule, Encoding):
+            return (*self.inputs, *outputs, self.seed, self.tensor_scale, *rule)
+        if isinstance(rule, Decoding):
+            return (*self.inputs, *outputs, self.tensor_scale, *rule)
+        return (*self.inputs, *outputs, *rule)
 
     @property
     def kernel(self) -> Callable[..., bool] | None:
@@ -80,16 +83,17 @@ class Call(NamedTuple):
     def run(self) -> Any:
         """Fill the outputs: by the kernel if it can, else by the reference."""
         call = self.with_tensor_scale(Call.run)
-        kernel = call.kernel
+        kernel = self.kernel
         if kernel is None or not kernel(*call.arguments, traced=False):
             call.twin(*call.arguments)
         return call.outputs
 
     def with_tensor_scale(self, run: Callable[[Call], Any]) -> Call:
         """The same call with the scale of the whole tensor, which ``run`` computes if the format has one and none was given."""
-        if self.tensor_scale is not None or not isinstance(self.rule, Encoding) or not self.rule.fmt.has_tensor_scale:
+        name, inputs, outputs, rule, seed, tensor_scale = self
+        if tensor_scale is not None or not isinstance(rule, Encoding) or not rule.fmt.has_tensor_scale:
             return self
-        return self._replace(tensor_scale=run(find_tensor_scale(self.inputs[0], self.rule.fmt)))
+        return Call(name, inputs, outputs, rule, seed, run(find_tensor_scale(inputs[0], rule.fmt)))
 
 
 def find_tensor_scale(x: Tensor, fmt: Format) -> Call:

@@ -21,6 +21,13 @@ def resolve(ndim: int, format: str, dim: int, block_size: int | None, scale_mode
     return Encoding(fmt, resolve_dim(ndim, dim), get_block_size(fmt, block_size), get_threshold(fmt, scale_mode, stochastic))
 
 
+@functools.cache
+def resolve_decoding(ndim: int, format: str, dim: int, block_size: int | None) -> Decoding:
+    """`resolve` for dequantize."""
+    fmt, dim, block_size, _ = resolve(ndim, format, dim, block_size, None, False)
+    return Decoding(fmt, dim, block_size)
+
+
 def resolve_dim(ndim: int, dim: int) -> int:
     """``dim`` as counted from the front. Raises IndexError."""
     if ndim == 0:

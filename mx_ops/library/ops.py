@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 
 from ..formats import FORMATS, get_format
-from .call import Call, Decoding, find_tensor_scale
-from .checks import check_codes, check_dtype, check_input, check_scales, check_tiles, resolve
+from .call import Call, find_tensor_scale
+from .checks import check_codes, check_dtype, check_input, check_scales, check_tiles, resolve, resolve_decoding
 from .layouts import blocked, empty_codes, tiled, tiles_for
 from .registration import op
 from .transforms import batch_matrices, constant, straight_through
@@ -50,7 +50,7 @@ def quantize_both(input, format, seed=None, tensor_scale=None, *, block_size=Non
     derivative=constant,
 )
 def dequantize(elements, scales, format, tensor_scale=None, *, dim=-1, block_size=None, dtype=torch.float32) -> Call:
-    rule = Decoding(*resolve(elements.ndim, format, dim, block_size, None, False)[:3])
+    rule = resolve_decoding(elements.ndim, format, dim, block_size)
     check_codes(elements, scales, tensor_scale, rule, dtype)
     layout = blocked(elements.shape, rule.dim, elements.shape[rule.dim] * rule.fmt.codes_per_byte)
     out = elements.new_empty_strided(*layout, dtype=dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -18,7 +17,7 @@ library = torch.library.Library("mx", "DEF")
 
 
 def op(
-    schema: str, derivative: Callable | None = None, batching: Callable = batch_blocks, whole: bool = False
+    schema: str, derivative: Callable | None = None, batching: Callable | None = None, whole: bool = False
 ) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
     """Define an op by its schema; register what the function says as its implementation on every backend, its fake, its gradient.
 
@@ -32,19 +31,16 @@ def op(
         library.impl(name, lambda *args, **kwargs: function(*args, **kwargs).run(), "CompositeExplicitAutograd")
         torch.library.register_fake(qualified, lambda *args, **kwargs: fake_outputs(function(*args, **kwargs)), lib=library)
         overload = getattr(torch.ops.mx, name).default
-        torch.library.register_vmap(qualified, batching(overload, whole), lib=library)
+        vmap = batch_blocks(overload, whole) if batching is None else batching(overload)
+        torch.library.register_vmap(qualified, vmap, lib=library)
         register_for_graphs(qualified, functools.partial(lower, function), library)
         add_to_cache_key(qualified, Digest())
         if derivative is not None:
             library.impl(name, derivative(overload, function), "Autograd", with_keyset=True)
-
-        def refuse(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict | None = None) -> None:
-            refuse_nested(names, *args)
-
-        names = argument_names(overload)
+        refuse = functools.partial(refuse_nested, argument_names(overload))
         for key in ("AutogradNestedTensor", "NestedTensorCPU", "NestedTensorCUDA"):
-            library.impl(name, functools.partial(refuse_nested, names), key)
-        register_for_nested(qualified, refuse, library)
+            library.impl(name, refuse, key)
+        register_for_nested(qualified, lambda mode, op, types, args, kwargs=None: refuse(*args), library)
         functions[overload] = function
         return function
 

@@ -142,7 +142,7 @@ def batch(
     return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
 
 
-def batch_matrices(overload: Any, whole: bool) -> Callable:
+def batch_matrices(overload: Any) -> Callable:
     """The vmap rule of ops on [..., rows, columns]: the batch is one more of the dims in front."""
     name = argument_names(overload)[0]
 
