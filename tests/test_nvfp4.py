@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import types
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import oracle
@@ -309,6 +311,18 @@ def test_exported_and_lowered(device: str) -> None:
         for run in (program.module(), lowered.module()):
             for have, want in zip(run(x), Both()(x)):
                 assert_same(have, want)
+
+
+def test_decompositions_hold_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one that computes the scale of the whole tensor, where compiled graphs are to hold kernels."""
+
+    def kernel(*tensors: Any, traced: bool) -> bool:
+        raise AssertionError("a kernel in a decomposition")
+
+    program = torch.export.export(Both(), (wild((6, 42)),))
+    monkeypatch.setattr(mx_ops.config, "lowering", "triton")
+    monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: types.SimpleNamespace(tensor_scale=kernel))
+    program.run_decompositions(mx_ops.decompositions())
 
 
 def test_on_a_gpu_the_kernel_divides_under_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,13 @@ def trace(call: Call) -> Any:
     call = call.with_tensor_scale(trace)
     kernel = call.kernel
     if kernel is None or fuses(call) or not kernel(*call.arguments, traced=True):
-        return call.twin(*call.arguments, traced=True)
+        return formulas(call)
     return call.outputs
+
+
+def formulas(call: Call) -> Any:
+    """What the reference makes of a call in the graph that is traced."""
+    return call.twin(*call.arguments, traced=True)
 
 
 def fuses(call: Call) -> bool:
@@ -124,8 +129,7 @@ def decompose(function: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
     with as_if_unbacked():
         call = function(*args, **kwargs)
         call = call._replace(inputs=tuple(map(copy, call.inputs)), seed=copy(call.seed), tensor_scale=copy(call.tensor_scale))
-        call = call.with_tensor_scale(trace)
-        return call.twin(*call.arguments, traced=True)
+        return formulas(call.with_tensor_scale(formulas))
 
 
 # The cache of compiled graphs.

@@ -46,11 +46,9 @@ def quantize(
         else:
             blocks = way.scale_blocks(values, tensor_scale, fmt, threshold)
             scale, code = blocks.scale, way.codes_of(blocks, random_blocks(seed, x, where, dim, block_size), fmt)
-        codes_there, scales_there = cut(elements, where, dim, fmt.codes_per_byte), cut(scales, where, dim, block_size)
-        return (
-            write(elements, codes_there, dim, lambda packed: packed.to(torch.uint8), rules.pack(code, fmt)),
-            write(scales, scales_there, dim, lambda scale: scale, scale.squeeze(-1)),
-        )
+        chunk = cut(elements, where, dim, fmt.codes_per_byte)
+        written = write(elements, chunk, dim, lambda packed: packed.to(torch.uint8), rules.pack(code, fmt))
+        return written, write(scales, cut(scales, where, dim, block_size), dim, lambda scale: scale, scale.squeeze(-1))
 
     if traced:
         return work(None)
