@@ -60,11 +60,15 @@ def groups(length: int, size: int) -> tuple[int, bool]:
     A length that is a symbol gets more groups than it fills, and at least two, for two reasons: torch makes a constant of a size that is 1
     when a graph is traced, and it makes a guard if the filling may be empty. Without this, an AOTInductor package of a fake_quant that was
     exported with 6 elements a row gave wrong values for 70.
+
+    That number is one quotient. It is neither a sum nor a negated quotient, as ``length // size + 2`` and ``-(-length // size)`` are. For
+    Inductor divides strides, which are products of sizes, and fails where two sizes are sums, or one is a negated quotient beside a sum
+    (torch 2.13: so for the transpose of ``x[:, 2:, 2:] + 1`` of symbolic sizes). The length of a slice is one sum already.
     """
     whole = known(length % size == 0)
     if isinstance(length, int):
         return -(-length // size), whole
-    return (length // size, True) if whole and known(length > size) else (length // size + 2, False)
+    return (length // size, True) if whole and known(length > size) else ((length + 2 * size + 1) // size, False)
 
 
 def first(tensor: torch.Tensor, length: int | torch.SymInt) -> torch.Tensor:

@@ -24,6 +24,7 @@ PROGRAMS = [
     ("quantize_both mxint8 seeded", "heads", "bfloat16", "symbols, a block", "package"),
     ("quantize mxfp4, dim -1", "sliced", "float16", "symbols, a block", "export"),
     ("quantize nvfp4, dim -2", "contiguous", "bfloat16", "symbols, a block", "lowered"),
+    ("quantize mxfp8_e4m3, dim -2", "sliced", "float16", "symbols", "compile"),
     ("fake_quant mxfp8_e5m2, dim 0", "computed", "float32", "static, zeros", "compile"),
 ]
 

@@ -17,8 +17,8 @@ TILE = (128, 4)  # rows and columns of the tiles in which matrix units read scal
 
 
 def count_blocks(length: int, block_size: int) -> int:
-    """How many blocks there are in a row, the last perhaps short."""
-    return -(-length // block_size)
+    """How many blocks there are in a row, the last perhaps short: one quotient, for the reason that `symbols.groups` gives."""
+    return (length + block_size - 1) // block_size
 
 
 def blocked(shape: torch.Size, dim: int, length: int) -> Layout:
