@@ -128,18 +128,18 @@ def distribute(
         given = blocked if scale is None else blocked | {"tensor_scale": scale}
         whole = {name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for name, t in given.items()}
         call = function(**arguments | whole)
-        block_size = call.rule[2]
+        assert isinstance(call.rule, library.Encoding | library.Decoding)
         if seed is None:
-            tensors = [tensor for tensor in call.tensors[:-1] if tensor is not None]  # all but the scale of the whole tensor
-            lengths = {dim: max(tensor.shape[dim] for tensor in tensors) for dim in call.blocked}  # of the values: nothing is longer
-            placements = keep(first.placements, mesh, lengths, block_size)
+            dims = (call.rule.dim, call.rule.dim - 1) if call.name == "quantize_both" else (call.rule.dim,)
+            lengths = {dim: max(tensor.shape[dim] for tensor in call.tensors) for dim in dims}  # of the values: nothing is longer
+            placements = keep(first.placements, mesh, lengths, call.rule.block_size)
         else:
             placements = [Replicate()] * mesh.ndim
             arguments["seed"] = agree(seed, mesh)
         # Detached: what is redistributed of a tensor that requires a gradient requires one too, which torch 2.11 cannot undo in here.
         local = {name: tensor.detach().redistribute(placements=placements).to_local() for name, tensor in blocked.items()}
-        if scale is None and call.rule[0].has_tensor_scale:
-            arguments["tensor_scale"] = torch.ops.mx.tensor_scale(local["input"], call.rule[0].name)
+        if scale is None and call.rule.fmt.has_tensor_scale:
+            arguments["tensor_scale"] = torch.ops.mx.tensor_scale(local["input"], call.rule.fmt.name)
             if any(placement != Replicate() for placement in placements):
                 arguments["tensor_scale"] = agree_on_scale(arguments["tensor_scale"], mesh)
         outputs = op(**arguments | local)

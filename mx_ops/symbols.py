@@ -1,8 +1,10 @@
-"""What may be said of sizes while a compiler traces, when they may be symbols."""
+"""Questions about sizes while a compiler traces, when they may be symbols.
+
+None of them makes a guard where torch can do without: a package that AOTInductor compiled would not check it.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,11 +12,7 @@ import torch
 
 
 def known(condition: bool | torch.SymBool) -> bool:
-    """Whether a condition on sizes is sure to hold.
-
-    One that holds for some values of a symbol only is not, and no guard is made of it: a package that AOTInductor compiled would not
-    check the guard.
-    """
+    """Whether a condition on sizes holds for all values of the symbols in it. It makes no guard."""
     if isinstance(condition, bool):
         return condition
     from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -23,7 +21,9 @@ def known(condition: bool | torch.SymBool) -> bool:
 
 
 def check(condition: bool | torch.SymBool, message: Callable[[], str]) -> None:
-    """Raises ValueError where a condition on sizes does not hold. torch's own check first imports sympy, which takes two seconds."""
+    """Raises ValueError where a condition on sizes does not hold. Where it is known to hold, torch's own check, which imports sympy for two
+    seconds, is not called.
+    """
     if not known(condition):
         torch._check_value(condition, message)
 
@@ -39,10 +39,10 @@ def has_unbacked(sizes: Iterable[int | torch.SymInt]) -> bool:
 
 
 def memory_order(tensor: torch.Tensor) -> list[int] | None:
-    """The dims of a tensor in the order in which memory runs through them, the innermost last; None if it is not sure to have no gaps."""
+    """The dims of a tensor from the outermost in memory to the innermost; None if the tensor may have gaps."""
     order: list[int] = []
     left = list(range(tensor.ndim))
-    stride = padded = 1  # torch takes a size of an empty tensor for 1 in its strides
+    stride = padded = 1  # in the strides of an empty tensor, torch counts its size 0 as 1
     while left:
         fitting = [dim for dim in left if known(tensor.stride(dim) == stride) or known(tensor.stride(dim) == padded)]
         if not fitting:
@@ -55,15 +55,15 @@ def memory_order(tensor: torch.Tensor) -> list[int] | None:
 
 
 def groups(length: int, size: int) -> tuple[int, bool]:
-    """How many groups of a size to make of a length, and whether they are sure to be whole: else it has to be filled up.
+    """How many groups of a size to make of a length, and whether the length is known to fill them: else it has to be filled up.
 
-    A length that is a symbol gets more of them than it fills, and two at least. For torch makes a constant of a size that is 1 when a
-    graph is traced, and a guard of whether nothing is to be filled up. AOTInductor's package of a fake_quant that was exported with 6
-    elements a row gave wrong values for 70.
+    A length that is a symbol gets more groups than it fills, and at least two, for two reasons: torch makes a constant of a size that is 1
+    when a graph is traced, and it makes a guard if the filling may be empty. Without this, an AOTInductor package of a fake_quant that was
+    exported with 6 elements a row gave wrong values for 70.
 
-    Their number is then a quotient, and no sum nor negative of one, as ``length // size + 2`` and ``-(-length // size)`` are. For Inductor
-    takes remainders of strides, which are products of sizes, and stops at an error where two of these are sums or a quotient is negated
-    (torch 2.13: so for the transpose of ``x[:, 2:, 2:] + 1``, whose sizes are symbols). A slice has one sum of its own already.
+    That number is one quotient. It is neither a sum nor a negated quotient, as ``length // size + 2`` and ``-(-length // size)`` are. For
+    Inductor divides strides, which are products of sizes, and fails where two sizes are sums, or one is a negated quotient beside a sum
+    (torch 2.13: so for the transpose of ``x[:, 2:, 2:] + 1`` of symbolic sizes). The length of a slice is one sum already.
     """
     whole = known(length % size == 0)
     if isinstance(length, int):
@@ -72,24 +72,17 @@ def groups(length: int, size: int) -> tuple[int, bool]:
 
 
 def first(tensor: torch.Tensor, length: int | torch.SymInt) -> torch.Tensor:
-    """The first of a tensor's last dim.
+    """The first ``length`` entries of a tensor's last dim.
 
-    Of a slice by symbols torch 2.11 takes the size for a new symbol, of which nothing is known.
+    By index_select where the length is a symbol: the size of a slice would be a new symbol, of which torch 2.11 knows nothing.
     """
     if isinstance(length, int):
         return tensor[..., :length]
     return tensor.index_select(-1, torch.arange(0, length, device=tensor.device))  # type: ignore[call-overload]
 
 
-def as_if_unbacked() -> contextlib.AbstractContextManager:
-    """While it lasts torch makes no guard of a size in the example where it can do without."""
-    from torch.fx.experimental import _config
-
-    return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-
-
 class NoGuards:
-    """A ShapeEnv which, where torch can do without a guard, makes none; its symbols are those of the one that it stands for."""
+    """Stands for a ShapeEnv, and makes no guard where torch can do without one."""
 
     def __init__(self, shape_env: Any) -> None:
         self._shape_env = shape_env
@@ -98,7 +91,7 @@ class NoGuards:
         return getattr(self._shape_env, name)
 
     def evaluate_sym_node(self, node: Any, size_oblivious: bool = False, fallback_value: bool | None = None) -> Any:
-        """Whether a condition holds; ``fallback_value``, if there is one and that is not sure."""
+        """Whether a condition holds; ``fallback_value``, if there is one and the condition is not known."""
         if fallback_value is None:
             return self._shape_env.evaluate_sym_node(node, size_oblivious)
         condition = torch.SymBool(node)
@@ -106,7 +99,7 @@ class NoGuards:
 
 
 def unspecialized(tensor: torch.Tensor) -> torch.Tensor:
-    """A new tensor like one that has just been made, of whose sizes torch makes no guards unless it cannot do without."""
+    """A new tensor like a tensor that has just been made; torch makes guards of its sizes only where it cannot do without."""
 
     def free(size: int | torch.SymInt) -> int | torch.SymInt:
         if not isinstance(size, torch.SymInt):

@@ -1,7 +1,7 @@
-"""Work on CPU shared out among threads, in each of which torch works alone.
+"""Work on CPU shared out among threads, in each of which torch uses one core.
 
-The threads are started for a call and gone after it: so none is there to fork, to close or to keep. The calling thread is one of them, and
-each takes what is left to do: so a call needs none of the others, and what a thread that starts late, or never, leaves, they do.
+A call starts its threads and ends them, so that none is left to fork, to close or to keep. The calling thread works too, and each thread
+takes the next item that is left: so a call also ends where a thread starts late, or cannot be started at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pathlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -21,26 +21,11 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def share_out(work: Callable[[Any], Any], pieces: Iterable[Any], together: bool = False) -> None:
-    """Work on pieces: as many at a time as torch has threads, and each in one thread; or ``together`` on one after the other."""
-    todo = list(pieces)
-    if together or len(todo) == 1:
-        for piece in todo:
-            work(piece)
-        return
-
-    def alone(piece: Any) -> None:
-        with torch.inference_mode():  # outputs may be tensors of that mode, and inputs need no graph
-            work(piece)
-
-    map_alone(alone, todo)
-
-
 def map_alone(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """What a function gives for items, in their order: as many at a time as torch has threads, in each of which torch works alone.
+    """What a function gives for items, in their order: as many items at a time as torch has threads, each in one thread.
 
-    Where torch's threads cannot be set apart, they work together on one item after the other. What the function raises is raised, and
-    items that are not begun by then are left.
+    Where a thread cannot have its own number of torch's threads, all of those share the work on one item after the other. What the function
+    raises is raised, and items that are not begun by then are left.
     """
     todo = deque(enumerate(items))
     threads = torch.get_num_threads()
@@ -52,7 +37,7 @@ def map_alone(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
     errors: list[BaseException] = []
 
     def work() -> None:
-        own = torch.get_num_threads()  # asked for the first time, torch sets it
+        own = torch.get_num_threads()  # a thread's number is set when it first asks: not later, over the 1 below
         try:
             openmp.omp_set_num_threads(1)
             while todo:
@@ -73,13 +58,13 @@ def map_alone(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
             todo.clear()
 
     try:
-        with contextlib.suppress(RuntimeError):  # no more can be started: there is a limit, or the interpreter shuts down
+        with contextlib.suppress(RuntimeError):  # no more threads can be started: there is a limit, or the interpreter shuts down
             for _ in range(min(threads, len(todo)) - 1):
                 threading.Thread(target=help_out, name="mx_ops").start()
         work()
     finally:
         todo.clear()
-        for helper in list(helpers):  # one that is not among them by now has nothing to do
+        for helper in list(helpers):  # a thread that is not in the list by now finds nothing to do
             helper.join()
     if errors:
         raise errors.pop()
@@ -88,13 +73,14 @@ def map_alone(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
 
 @functools.cache
 def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP that torch's threads are of, by which a thread can set its own number of them; None where it cannot be reached.
+    """The OpenMP library that torch uses, through which a thread can set the number of threads for itself; None if it is not found.
 
-    torch.set_num_threads sets the number of every thread that asks for the first time, too: a thread that is started meanwhile keeps it.
+    torch.set_num_threads will not do: it also sets the number for every thread that first asks later, and a thread that others start
+    meanwhile would keep it.
     """
-    torch.get_num_threads()  # asked for the first time, torch sets it
+    torch.get_num_threads()  # a thread's number is set when it first asks: not later, over what is tried below
     folder = pathlib.Path(torch.__file__).parent / "lib"
-    # What all libraries see (one that was loaded before torch is the one torch uses), what torch's own sees, and Windows's by name.
+    # First what is visible to all libraries (torch uses an OpenMP that was loaded before it), then torch's own, then Windows's by name.
     for path in (None, *(str(folder / name) for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "libiomp5md.dll"))):
         try:
             library = ctypes.CDLL(path)

@@ -81,8 +81,8 @@ def fused() -> None:
     """Each pattern as one graph, with static sizes and with dynamic rows. (Not in bfloat16, which interpreted code rounds wrongly.)"""
     from test_fusion import add, affine, check, gate, layer_norm, quantize, rms_norm, rows, whole
 
-    library.interpreted = lambda: False  # the ops are traced, into formulas
-    library.kernels_for = lambda device_type: None
+    library.backends.interpreted = lambda: False  # the ops are traced, into formulas
+    library.backends.kernels_for = lambda device_type: None
     mx_ops.config.lowering = "aten"
     float16, float32 = torch.float16, torch.float32
 
@@ -148,7 +148,7 @@ def write(file: pathlib.Path) -> None:
     """Keep the code of each call, for sizes that are known and that are not."""
     from mx_ops import kernels
 
-    library.kernels_for = lambda device_type: kernels
+    library.backends.kernels_for = lambda device_type: kernels
     mx_ops.config.lowering = "triton"
     codes = {}
     for name, call in CALLS.items():
@@ -181,7 +181,7 @@ def code_of(function: Callable, *args: Tensor) -> str:
 
 def run(file: pathlib.Path) -> None:
     """Run the code of each call on tensors of many sizes, and compare with the reference."""
-    library.kernels_for = lambda device_type: None
+    library.backends.kernels_for = lambda device_type: None
     triton_heuristics.CachingAutotuner.run = launch
     with tempfile.TemporaryDirectory() as folder:
         for (name, kind), code in pickle.loads(file.read_bytes()).items():

@@ -14,11 +14,13 @@ from conftest import INTERPRETED
 from helpers import ALL_FORMATS, FORMATS, SCALE_MODES, assert_same, wild
 from torch import Tensor
 
-from mx_ops import library, reference
+import mx_ops
+from mx_ops import library
 from mx_ops.formats import get_threshold
 from mx_ops.kernels import bf16x2, bf16x2_codes, cases
 from mx_ops.kernels import launch as launching
 from mx_ops.kernels.rules import LARGEST, LARGEST_CODE, facts
+from mx_ops.reference import rules
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
 
@@ -83,7 +85,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def by_reference(monkeypatch: pytest.MonkeyPatch, op: Any, *args: Any, **kwargs: Any) -> Any:
     """A call without kernels."""
     with monkeypatch.context() as patch:
-        patch.setattr(library, "kernels_for", lambda device_type: None)
+        patch.setattr(library.backends, "kernels_for", lambda device_type: None)
         return op(*args, **kwargs)
 
 
@@ -95,7 +97,7 @@ def test_packed_kernels_give_the_reference_s_bits(
 ) -> None:
     """Every op in every format, along both dims, nearest and stochastic; of all bfloat16s, NaN blocks, odd shapes."""
     x = data()[name]
-    row = library.FORMATS[format]
+    row = mx_ops.FORMATS[format]
     given = None if seed is None else torch.tensor([seed])
     scale = torch.tensor([0.0371]) if row.has_tensor_scale else None
     mode = "even" if row.scale_modes and name == "odd" else None
@@ -124,7 +126,7 @@ def test_other_dtypes_are_rounded_once(format: str, dtype: torch.dtype, mode: st
         have = op(x, format, scale_mode=mode, **kwargs)
         for one, other in zip(have, by_reference(monkeypatch, op, x, format, scale_mode=mode, **kwargs)):
             assert_same(one, other)
-    assert (packed["count"] > 0) == (library.FORMATS[format].converts or library.FORMATS[format].rounds_from_odd)
+    assert (packed["count"] > 0) == (mx_ops.FORMATS[format].converts or mx_ops.FORMATS[format].rounds_from_odd)
 
 
 @triton.jit
@@ -140,13 +142,13 @@ def scales_of_all(amax_ptr, bytes_ptr, inverses_ptr, format: tl.constexpr) -> No
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_amax_has_the_reference_s_scale(format: str, mode: str) -> None:
     """All 2^15 magnitudes, in every mode: the largest, where a scale of 2^128 would be NaN's byte, and the NaNs too."""
-    row, threshold = library.FORMATS[format], get_threshold(library.FORMATS[format], mode, False)
+    row, threshold = mx_ops.FORMATS[format], get_threshold(mx_ops.FORMATS[format], mode, False)
     amax = torch.arange(2**15, dtype=torch.int32)
     scales, inverses = torch.empty(2**15, dtype=torch.int32), torch.empty(2**15, dtype=torch.bfloat16)
     scales_of_all[(1,)](amax, scales, inverses, facts(row, threshold))
-    expected = reference.scale_byte(amax << 16, row, threshold)
+    expected = rules.scale_byte(amax << 16, row, threshold)
     assert_same(scales, expected)
-    assert_same(inverses, torch.where(expected == 255, torch.nan, reference.inverse_scale(expected)))
+    assert_same(inverses, torch.where(expected == 255, torch.nan, rules.inverse_scale(expected)))
 
 
 @triton.jit
@@ -169,11 +171,11 @@ def round_all(
 @pytest.mark.parametrize("format", FORMATS)
 def test_random_bits_decide_as_in_the_reference(format: str, packed: dict) -> None:
     """Each bfloat16 up to the format's largest number, by the random bits at which it is decided: values and codes."""
-    row = library.FORMATS[format]
+    row = mx_ops.FORMATS[format]
     magnitude = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     x = torch.where(magnitude <= row.largest, magnitude, row.largest)
     y = x.to(torch.float32)
-    exponent = reference.grid_exponent(y.view(torch.int32), row)
+    exponent = rules.grid_exponent(y.view(torch.int32), row)
     step = exponent.view(torch.float32).to(torch.float64) * 2.0**-row.mantissa_bits
     units = torch.floor(y / step * 2**17).to(torch.int32) % 2**17
     upwards = (2**17 - units) // 2  # the first random bits that round up
@@ -181,8 +183,8 @@ def test_random_bits_decide_as_in_the_reference(format: str, packed: dict) -> No
         random = random.clamp(0, 2**16 - 1)
         values, codes = torch.empty(2**15, dtype=torch.int16), torch.empty(2**15, dtype=torch.int16)
         round_all[(1,)](x, random.to(torch.int16), values, codes, facts(row))
-        assert_same(values.view(torch.bfloat16), reference.round_to_value(y, exponent, random, row).to(torch.bfloat16))
-        assert_same(codes & 0xFF, reference.round_to_code(y, exponent, random, row))
+        assert_same(values.view(torch.bfloat16), rules.round_to_value(y, exponent, random, row).to(torch.bfloat16))
+        assert_same(codes & 0xFF, rules.round_to_code(y, exponent, random, row))
 
 
 @pytest.mark.parametrize(("dtype", "rows"), [(torch.bfloat16, 9), (torch.float32, 9), (torch.bfloat16, 2), (torch.bfloat16, 1)])

@@ -12,7 +12,7 @@ import pytest
 from conftest import INTERPRETED
 
 import mx_ops
-from mx_ops import library
+from mx_ops.library import backends, tracing
 
 SCRIPT = """
 import torch, mx_ops
@@ -53,11 +53,11 @@ def test_changed_numbers_never_meet_old_compiled_code(tmp_path: Path) -> None:
     assert run(tmp_path, cache, grid) == ["0 1"]
     assert run(tmp_path, cache, grid, ("auto", "aten")) == ["1 0", "0 1"]
 
-    reference = tmp_path / "mx_ops" / "reference.py"
-    text = reference.read_text()
+    rules = tmp_path / "mx_ops" / "reference" / "rules.py"
+    text = rules.read_text()
     edited = text.replace("return rounded - anchor.view(torch.float32)", "return (rounded - anchor.view(torch.float32)) * 0.5")
     assert edited != text
-    reference.write_text(edited)
+    rules.write_text(edited)
     assert run(tmp_path, cache, [value / 2 for value in grid]) == ["0 1"]
 
 
@@ -68,19 +68,19 @@ def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         mx_ops.config.get_lowering()
 
 
-def test_every_file_that_says_what_an_op_computes_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of any of them, in the package's folder or in that of the kernels, is another key; and so is a file more."""
+def test_every_file_that_says_what_an_op_computes_is_in_the_key(tmp_path: Path) -> None:
+    """A change of any file, in any folder of the package, is another key; and so is a file more, in each folder and in a new one."""
     package = tmp_path / "mx_ops"
     shutil.copytree(Path(mx_ops.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(library, "__file__", str(package / "library.py"))
-    numbers = ("formats", "functional", "library", "reference", "symbols")
-    files = [*(package / f"{name}.py" for name in numbers), *package.glob("kernels/*.py")]
-    assert len(files) > 15
-    keys = {library.source_hash.__wrapped__()}
-    for file in (*files, package / "more.py", package / "kernels" / "more.py"):
+    files = sorted(package.rglob("*.py"))
+    folders = {file.parent for file in files}
+    assert {folder.name for folder in folders} >= {"mx_ops", "kernels", "library", "reference"}
+    (package / "new").mkdir()
+    keys = {tracing.source_hash.__wrapped__(package)}
+    for file in (*files, *(folder / "more.py" for folder in folders), package / "new" / "more.py"):
         file.write_text((file.read_text() if file.exists() else "") + "# more\n")
-        keys.add(library.source_hash.__wrapped__())
-    assert len(keys) == len(files) + 3
+        keys.add(tracing.source_hash.__wrapped__(package))
+    assert len(keys) == 1 + len(files) + len(folders) + 1
 
 
 def test_settings_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +89,6 @@ def test_settings_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     for lowering in mx_ops.config.LOWERINGS:
         for interpreted in (False, True):
             monkeypatch.setattr(mx_ops.config, "lowering", lowering)
-            monkeypatch.setattr(library, "interpreted", lambda: interpreted)
-            keys.add(library.Digest().src)
+            monkeypatch.setattr(backends, "interpreted", lambda: interpreted)
+            keys.add(tracing.Digest().src)
     assert len(keys) == 6

@@ -100,7 +100,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> dict[Any, dict[str, Any]]:
     )
     monkeypatch.setattr("triton.runtime.jit.driver", types.SimpleNamespace(active=active))
     monkeypatch.setattr(triton.JITFunction, "_do_compile", record)
-    monkeypatch.setattr(library, "kernels_for", lambda device_type: kernels)
+    monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: kernels)
     monkeypatch.setattr(sys.modules["mx_ops.kernels.launch"], "has_bf16x2", lambda device: True)
     return keys
 

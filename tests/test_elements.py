@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import DTYPES, FORMATS, assert_same
 
-from mx_ops import reference
+from mx_ops.reference import inductor
 
 # What each element type is called in ml_dtypes, which here is the judge. Of integers NumPy is.
 ELEMENTS = {
@@ -84,4 +84,4 @@ def test_formulas_round_to_bfloat16_as_torch_does() -> None:
     """Where compiled code has no bfloat16s: each of them, each tie between two, and what is beside the ties."""
     bits = torch.arange(2**16, dtype=torch.int64)[:, None] * 2**16 + torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
     x = bits.to(torch.int32).view(torch.float32)
-    assert_same(reference.round_to_bfloat16(x), x.to(torch.bfloat16))
+    assert_same(inductor.round_to_bfloat16(x), x.to(torch.bfloat16))

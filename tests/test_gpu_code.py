@@ -68,7 +68,7 @@ def test_a_graph_holds_what_is_faster(name: str, monkeypatch: pytest.MonkeyPatch
     Where elements are quotients that round, the kernel is there under all of them. Which of them runs shows in the call itself.
     """
     fused = FUSED[name][-1]
-    divides = call_of(name).rule[0].divides
+    divides = call_of(name).rule.fmt.divides
     launched: list[tuple[Tensor, ...]] = []
 
     def kernel(*tensors: Any, traced: bool) -> bool:
@@ -76,11 +76,11 @@ def test_a_graph_holds_what_is_faster(name: str, monkeypatch: pytest.MonkeyPatch
         return traced
 
     ops = ("fake_quant", "quantize", "quantize_both")
-    monkeypatch.setattr(library, "kernels_for", lambda device_type: types.SimpleNamespace(**dict.fromkeys(ops, kernel)))
+    monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: types.SimpleNamespace(**dict.fromkeys(ops, kernel)))
     for setting, expected in (("auto", fused), ("aten", not divides), ("triton", False)):
         monkeypatch.setattr(mx_ops.config, "lowering", setting)
         assert library.fuses(call_of(name)) == expected
-        call_of(name).run(traced=True)
+        library.tracing.trace(call_of(name))
         assert len(launched) == (not expected)
         launched.clear()
 

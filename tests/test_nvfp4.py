@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import types
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import oracle
@@ -311,14 +313,26 @@ def test_exported_and_lowered(device: str) -> None:
                 assert_same(have, want)
 
 
+def test_decompositions_hold_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one that computes the scale of the whole tensor, where compiled graphs are to hold kernels."""
+
+    def kernel(*tensors: Any, traced: bool) -> bool:
+        raise AssertionError("a kernel in a decomposition")
+
+    program = torch.export.export(Both(), (wild((6, 42)),))
+    monkeypatch.setattr(mx_ops.config, "lowering", "triton")
+    monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: types.SimpleNamespace(tensor_scale=kernel))
+    program.run_decompositions(mx_ops.decompositions())
+
+
 def test_on_a_gpu_the_kernel_divides_under_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inductor's own division is not the nearest float32 there: a graph holds the Triton kernel, also where formulas were asked for."""
     x = torch.ones(4, 64)
     calls = [library.fake_quant(x, "nvfp4"), library.quantize(x, "nvfp4", None, torch.ones(1))]
     for setting, there, here in (("auto", False, True), ("aten", False, True), ("triton", False, False)):
         monkeypatch.setattr(mx_ops.config, "lowering", setting)
-        monkeypatch.setattr(library, "kernels_for", lambda device_type: library)
+        monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: library)
         assert [library.fuses(call) for call in calls] == [there] * 2
         assert library.fuses(library.fake_quant(x, "mxfp8_e4m3")) == (setting != "triton")
-        monkeypatch.setattr(library, "kernels_for", lambda device_type: None)
+        monkeypatch.setattr(library.backends, "kernels_for", lambda device_type: None)
         assert library.fuses(calls[0]) == here

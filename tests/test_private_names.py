@@ -1,4 +1,4 @@
-"""The private names of torch that the package needs are few, in library.py alone, and where they were."""
+"""The private names of torch that the package needs are few, in library/private.py alone, and where they were."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ NAMES = {
     "torch._library.autograd.Info": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.autograd.make_autograd_impl": "registers gradients by it, as torch.library.register_autograd does",
     "torch._library.triton.triton_ops_to_kernels": "makes torch.compile's cache depend on the numbers of the ops by it",
+    "torch.fx.experimental._config": "makes no guards of what sizes in an example are by its backed_size_oblivious",
     "torch.nested._internal.nested_tensor.NestedTensor": "refuses jagged tensors, in inference mode too, by it",
     "torch._subclasses.fake_tensor.FakeTensor": "tells subclasses of Tensor by it, which are to work on their parts first",
     "torch._subclasses.functional_tensor.FunctionalTensor": "tells subclasses of Tensor by it, which are to work on their parts first",
     "torch._subclasses.functional_tensor.dispatch_functionalize": "makes decompositions change nothing in place by it",
     "torch._subclasses.functional_tensor.FunctionalTensorMode": "traces the ops for compilers under it",
 }
-OF_SYMBOLS = {"torch.fx.experimental._config": "makes no guards of what sizes in an example are by its backed_size_oblivious"}
 CHECKS = {"torch._check_value", "torch._check_type", "torch._check_index"}  # documented, in spite of their names
 
 
@@ -53,10 +53,10 @@ def test_private_names_are_those_of_the_list_and_in_one_file() -> None:
     """No other file, and no other name."""
     package = pathlib.Path(__file__).parents[1] / "mx_ops"  # not imported: where a name is gone, that fails
     used = {file.relative_to(package).as_posix(): private_names(file) for file in sorted(package.rglob("*.py"))}
-    assert {file: names for file, names in used.items() if names} == {"library.py": set(NAMES), "symbols.py": set(OF_SYMBOLS)}
+    assert {file: names for file, names in used.items() if names} == {"library/private.py": set(NAMES)}
 
 
-@pytest.mark.parametrize("name", [*NAMES, *OF_SYMBOLS])
+@pytest.mark.parametrize("name", NAMES)
 def test_private_names_are_where_they_were(name: str) -> None:
     """Where torch moves one, this says what is missing and what for."""
     *path, last = name.split(".")
@@ -68,4 +68,4 @@ def test_private_names_are_where_they_were(name: str) -> None:
         if hasattr(functools.reduce(lambda owner, part: getattr(owner, part, None), path[depth:], module), last):
             return
         break
-    pytest.fail(f"torch {torch.__version__} has no {name} any more. mx_ops {(NAMES | OF_SYMBOLS)[name]}.")
+    pytest.fail(f"torch {torch.__version__} has no {name} any more. mx_ops {NAMES[name]}.")

@@ -1,4 +1,4 @@
-"""On CPU the reference works on pieces in threads: the bits are those of one thread, and torch's settings stay what they were."""
+"""On CPU the reference works on chunks in threads: the bits are those of one thread, and torch's settings stay what they were."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from torch import Tensor
 
 from mx_ops import reference, threads
 from mx_ops.formats import FORMATS as ROWS
+from mx_ops.reference import chunks
 
 ops = torch.ops.mx
 
 
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Three threads, and pieces so small that a small tensor has many."""
+    """Three threads, and chunks so small that a small tensor has many."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(reference, "PIECE", 256)
+    monkeypatch.setattr(chunks, "CHUNK", 256)
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
@@ -112,16 +113,16 @@ def test_torchs_openmp_is_found_by_a_thread_that_never_asked_torch(three_threads
     assert found._name == find()._name
 
 
-def test_what_a_piece_raises_is_raised(three_threads: None) -> None:
+def test_what_a_chunk_raises_is_raised(three_threads: None) -> None:
     """Nothing is lost in a thread, the rest is left, and torch has its threads again."""
     begun = []
 
-    def work(piece: object) -> None:
-        begun.append(piece)
-        raise KeyError("a piece")
+    def work(where: object) -> None:
+        begun.append(where)
+        raise KeyError("a chunk")
 
-    with pytest.raises(KeyError, match="a piece"):
-        threads.share_out(work, iter([(slice(0, 1),)] * 50))
+    with pytest.raises(KeyError, match="a chunk"):
+        chunks.share_out(work, iter([(slice(0, 1),)] * 50))
     assert len(begun) <= 3
     assert torch.get_num_threads() == 3
 
@@ -130,8 +131,8 @@ def test_what_a_piece_raises_is_raised(three_threads: None) -> None:
 PROCESS = """
 import atexit, os, signal, threading
 import torch, mx_ops
-from mx_ops import reference
-reference.PIECE = 256
+from mx_ops.reference import chunks
+chunks.CHUNK = 256
 x = torch.randn(66, 130)
 torch.set_num_threads(1)
 expected = mx_ops.fake_quant(x, "mxfp4")

@@ -72,9 +72,9 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A format that is in no specification, in the table for as long as a test runs: E2M2, of five bits."""
     monkeypatch.setitem(mx_ops.FORMATS, "fp5", Format("fp5", "E2M2", 5, 2, 0, 2, 7.0, 0x00, torch.uint8))
     monkeypatch.setitem(oracle.ROWS, "fp5", oracle.Row(5, 2, 0, 2, 7.0))
-    mx_ops.library.resolve.cache_clear()
+    mx_ops.library.checks.resolve.cache_clear()
     yield "fp5"
-    mx_ops.library.resolve.cache_clear()
+    mx_ops.library.checks.resolve.cache_clear()
 
 
 @pytest.mark.parametrize("scale_mode", SCALE_MODES)
