@@ -16,7 +16,7 @@ from commands import call, spawn
 from safetensors.torch import save_file
 
 import mx_ops
-from mx_ops import checkpoints, report
+from mx_ops.report import checkpoints, figures
 
 COMBINATIONS = [(name, mode) for name, row in mx_ops.FORMATS.items() for mode in row.scale_modes or (None,)]
 SHOWN = [(name, mode or "-") for name, mode in COMBINATIONS]
@@ -177,19 +177,19 @@ def test_figures_do_not_depend_on_the_pieces_they_are_taken_in(
     """Pieces cut neither a block nor a byte of codes."""
     torch.save(torch.randn(shape), tmp_path / "x.pt")
     whole = json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"]
-    monkeypatch.setattr(report, "PIECE", 512)
-    monkeypatch.setattr(report, "AT_ONCE", 2)
+    monkeypatch.setattr(figures, "PIECE", 512)
+    monkeypatch.setattr(figures, "AT_ONCE", 2)
     for row, expected in zip(json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"], whole):
         assert row == {**expected, "sqnr_db": pytest.approx(expected["sqnr_db"], abs=1e-9)}
 
 
 def test_a_row_longer_than_a_piece_is_cut_between_blocks(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces as large as they are."""
-    x = torch.ones(report.PIECE + 64)
+    x = torch.ones(figures.PIECE + 64)
     x[::256] = 1000.0  # another cut would free values from the largest of their block
     torch.save(x, tmp_path / "x.pt")
     cut = json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"]
-    monkeypatch.setattr(report, "PIECE", 2 * report.PIECE)
+    monkeypatch.setattr(figures, "PIECE", 2 * figures.PIECE)
     assert json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"] == cut
 
 
@@ -206,10 +206,10 @@ def test_the_scale_of_a_tensor_is_that_of_all_its_pieces(tmp_path: Path, no_chec
     """Of the finite values among them."""
     x = torch.randn(40, 64)
     x[21, 3], x[30, 7], x[35, 1] = -70.0, math.inf, math.nan
-    monkeypatch.setattr(report, "PIECE", 512)
-    monkeypatch.setattr(report, "AT_ONCE", 2)
+    monkeypatch.setattr(figures, "PIECE", 512)
+    monkeypatch.setattr(figures, "AT_ONCE", 2)
     scales = []
-    monkeypatch.setattr(report, "measure", lambda *arguments: scales.append(arguments[4]) or report.Figures())
+    monkeypatch.setattr(figures, "measure", lambda *arguments: scales.append(arguments[4]) or figures.Figures())
     torch.save(x, tmp_path / "x.pt")
     call(tmp_path / "x.pt")
     assert {float(scale) for scale in scales if scale is not None} == {float(mx_ops.tensor_scale(torch.tensor([70.0])))}
@@ -251,9 +251,9 @@ def test_pieces_are_worked_on_alone_and_torch_keeps_its_threads(error: type[Exce
 
     if error:
         with pytest.raises(error):
-            report.map_pieces(work, [*range(9)], torch.device("cpu"))
+            figures.map_pieces(work, [*range(9)], torch.device("cpu"))
     else:
-        assert report.map_pieces(work, [*range(9)], torch.device("cpu")) == [*range(0, 18, 2)]
+        assert figures.map_pieces(work, [*range(9)], torch.device("cpu")) == [*range(0, 18, 2)]
     assert set(inside) == {1}
     assert torch.get_num_threads() == 3
     later = []
@@ -277,7 +277,7 @@ def test_a_fake_quant_with_other_bits_is_named_with_its_first_value(
 
     fake_quant = mx_ops.fake_quant
     monkeypatch.setattr(mx_ops, "fake_quant", broken)
-    monkeypatch.setattr(report, "PIECE", 512)
+    monkeypatch.setattr(figures, "PIECE", 512)
     x = torch.zeros(2, 40, 64)
     x[1, 7, 33], x[1, 9, 1], x[0, 0, 0] = 3.0, 3.0, math.nan
     torch.save({"w": x}, tmp_path / "x.pt")
@@ -296,8 +296,8 @@ def test_a_difference_far_along_a_row_is_found_where_it_is(tmp_path: Path, no_ch
     """In a later piece of a row, and of a later window, in a row that is not the first."""
     fake_quant = mx_ops.fake_quant
     monkeypatch.setattr(mx_ops, "fake_quant", lambda x, *names, **options: torch.where(x == 3.0, 2.5, fake_quant(x, *names, **options)))
-    monkeypatch.setattr(report, "PIECE", 512)
-    monkeypatch.setattr(report, "AT_ONCE", 2)
+    monkeypatch.setattr(figures, "PIECE", 512)
+    monkeypatch.setattr(figures, "AT_ONCE", 2)
     x = torch.zeros(2, 2000)
     x[1, 1703], x[1, 1800] = 3.0, 3.0
     torch.save(x, tmp_path / "x.pt")

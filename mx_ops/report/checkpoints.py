@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .command import CommandError, one_line
-from .formats import DTYPES
+from ..command import CommandError, one_line
+from ..formats import DTYPES
 
 PICKLES = (".pt", ".pth", ".bin")
 CONVERTED = (torch.float64,)  # measured as float32
