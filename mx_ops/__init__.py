@@ -15,7 +15,6 @@ from .formats import BLOCK_SIZES, FORMATS, SCALE_MODES, Format
 from .functional import (
     dequantize,
     fake_quant,
-    fold_seed,
     mxfp4_fake_quant,
     mxfp8_fake_quant,
     nvfp4_fake_quant,
@@ -26,6 +25,7 @@ from .functional import (
     unswizzle_scales,
 )
 from .library import decompositions
+from .seeds import fold_seed
 
 __version__ = "0.1.0"
 
