@@ -1,7 +1,7 @@
 """The report, ``python -m mx_ops``: what every format and scale mode does to tensors, and whether all ways to run the ops agree.
 
 Without a file it measures a small transformer made on the spot. Given checkpoints it measures those. A folder of safetensors files is one
-checkpoint. Files are read in pieces: whatever their size, the report takes at most 512 MB more than torch itself. Reading safetensors, and
+checkpoint. Files are read in chunks: whatever their size, the report takes at most 512 MB more than torch itself. Reading safetensors, and
 the bar on a terminal, need ``pip install 'mx_ops[checkpoints]'``. ``python -m mx_ops --help`` says what the columns are.
 
 This is what ``python -m mx_ops model.safetensors`` prints below its first two lines (versions and backend) for all-MiniLM-L6-v2, a trained

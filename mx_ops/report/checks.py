@@ -34,9 +34,9 @@ class Check(NamedTuple):
 
 
 class Ops(torch.nn.Module):
-    """Every op in every format, to nearest, and with a seed in those whose codes share a byte: stochastic rounding is one code for all.
+    """Every op in every format, to nearest. With a seed too where codes share a byte: stochastic rounding is the same code in all formats.
 
-    Flipping is exact, and gives a compiler something to compile around them.
+    The flips around the ops are exact. They give a compiler something to compile.
     """
 
     def forward(self, x: Tensor, seed: Tensor) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ class Ops(torch.nn.Module):
                 elements, scales = torch.ops.mx.quantize(x, name, maybe_seed, scale)
                 outputs[f"quantize, {name}, {rounding}, elements"] = elements.flip(0)
                 outputs[f"quantize, {name}, {rounding}, scales"] = scales.flip(0)
-                if maybe_seed is None:  # how codes came about is no matter
+                if maybe_seed is None:  # dequantize does not depend on how the codes were rounded
                     outputs[f"dequantize, {name}"] = torch.ops.mx.dequantize(elements, scales, name, scale).flip(0)
                 outputs[f"fake_quant, {name}, {rounding}"] = torch.ops.mx.fake_quant(x, name, maybe_seed, scale).flip(0)
         return outputs
@@ -68,7 +68,7 @@ def check_ops(device: torch.device) -> Iterator[Check]:
         try:
             yield check_outputs(name, run(Ops(), inputs), eager)
         except Exception as error:  # whatever a compiler raises is what this is to report
-            unwritable = unwritable or cannot_write(error)  # torch, left half imported by it, says something else the next time
+            unwritable = unwritable or cannot_write(error)  # the next error differs: this one left torch half imported
             limit = unwritable or ("no C++ compiler" if lacks_compiler(error) else "")
             yield Check(name, "eager", "not run" if limit else "failed", [limit or one_line(error)])
 
@@ -104,7 +104,7 @@ def lacks_compiler(error: Exception) -> bool:
 
 
 def cannot_write(error: Exception) -> str:
-    """What a compiler could not write, if that is all that went wrong: its cache, or a temporary file."""
+    """What a compiler could not write, if nothing else went wrong: its cache, or a temporary file."""
     for cause in causes(error):
         if isinstance(cause, OSError) and (cause.errno in UNWRITABLE or "temporary directory" in str(cause)):
             return f"cannot write {cause.filename}: {cause.strerror}" if cause.filename else str(cause.strerror)

@@ -24,13 +24,13 @@ B = TypeVar("B")
 
 # A format with one rule for its scales has no mode: None.
 COMBINATIONS: list[tuple[Format, str | None]] = [(fmt, mode) for fmt in FORMATS.values() for mode in fmt.scale_modes or (None,)]
-PIECE = 1 << 19  # values measured at a time: bounds the float64 temporaries, and keeps them in cache; whole blocks of every size
-AT_ONCE = 16  # pieces in memory, and so threads that work on them: they raise the peak by 10 MB each or less
+CHUNK = 1 << 19  # values measured at a time: bounds the float64 temporaries, and keeps them in cache; whole blocks of every size
+AT_ONCE = 16  # chunks in memory, and so threads that work on them: they raise the peak by 10 MB each or less
 
 
 @dataclass
 class Figures:
-    """Sums over values. A block with a NaN or an Inf becomes NaN, and counts for the first two and the last two alone."""
+    """Sums over values. A block with a NaN or an Inf becomes NaN: only the first two sums and the last two count it."""
 
     values: int = 0
     stored_bytes: int = 0
@@ -70,7 +70,7 @@ class Figures:
 
     @property
     def wrong(self) -> str:
-        """What no tensor may do to the ops; empty if nothing."""
+        """What is wrong with the ops' results, whatever the tensor; empty if nothing is."""
         if self.different:
             return f"{self.different} of {self.values} values differ, {self.first_different}"
         return "" if math.isfinite(self.noise) else "finite values did not stay finite"
@@ -110,7 +110,7 @@ def survey(source: Source, device: torch.device) -> Report:
     total = sum(tensor.shape.numel() for tensor in source.tensors if not tensor.skipped)
     source.tensors.reverse()
     with progress(total, source.name, "values") as advance:
-        while source.tensors:  # with its last tensor a file is closed, of which pages may still be in memory
+        while source.tensors:  # none is kept: a file is closed with its last tensor, and its pages leave memory
             tensor = source.tensors.pop()
             if tensor.skipped:
                 report.skipped.append((tensor.name, tensor.skipped))
@@ -119,68 +119,68 @@ def survey(source: Source, device: torch.device) -> Report:
     return report
 
 
-def map_pieces(function: Callable[[A], B], pieces: list[A], device: torch.device) -> list[B]:
-    """Results for pieces: for the reference on CPU of as many at a time as torch has threads, each of which works alone.
+def map_chunks(function: Callable[[A], B], chunks: list[A], device: torch.device) -> list[B]:
+    """The results of a function for chunks. The reference on CPU works on as many at a time as torch has threads, a thread each.
 
-    torch's own threads meet after every operation, which on a busy machine takes longer than the operation.
+    torch's own threads wait for one another after every operation. On a busy machine that takes longer than the operation.
     """
     if device.type != "cpu" or library.kernels_for("cpu") is not None:
-        return [function(piece) for piece in pieces]
-    return map_alone(function, pieces)
+        return [function(chunk) for chunk in chunks]
+    return map_alone(function, chunks)
 
 
 def survey_tensor(tensor: Stored, device: torch.device, advance: Callable[[int], object]) -> TensorReport:
-    """Measure a tensor in every format and scale mode: a first time through it for its scale, a second for the figures."""
+    """Measure a tensor in every format and scale mode. It is read twice: for its scale, then for the figures."""
     not_finite, scales = 0, scales_of_tensor(torch.zeros(1, device=device))
 
-    def look_at(piece: Piece) -> tuple[int, dict[str, Tensor]]:
-        finite = piece.values.isfinite()
-        return finite.numel() - int(finite.sum()), scales_of_tensor(piece.values.masked_fill(~finite, 0))
+    def look_at(chunk: Chunk) -> tuple[int, dict[str, Tensor]]:
+        finite = chunk.values.isfinite()
+        return finite.numel() - int(finite.sum()), scales_of_tensor(chunk.values.masked_fill(~finite, 0))
 
-    def survey_piece(piece: Piece) -> list[Figures]:
-        blocks = {size: Blocks(piece.values, size) for size in {fmt.block_size for fmt in FORMATS.values()}}
+    def survey_chunk(chunk: Chunk) -> list[Figures]:
+        blocks = {size: Blocks(chunk.values, size) for size in {fmt.block_size for fmt in FORMATS.values()}}
         return [
-            measure(piece.values, blocks[fmt.block_size], fmt, mode, scales.get(fmt.name), tensor.shape, piece.start)
+            measure(chunk.values, blocks[fmt.block_size], fmt, mode, scales.get(fmt.name), tensor.shape, chunk.start)
             for fmt, mode in COMBINATIONS
         ]
 
-    for pieces in windows(tensor, device):
-        for unusable, of_piece in map_pieces(look_at, pieces, device):
+    for chunks in windows(tensor, device):
+        for unusable, of_chunk in map_chunks(look_at, chunks, device):
             not_finite += unusable
-            scales = {name: torch.maximum(scale, of_piece[name]) for name, scale in scales.items()}
+            scales = {name: torch.maximum(scale, of_chunk[name]) for name, scale in scales.items()}
     figures = [Figures() for _ in COMBINATIONS]
-    for pieces in windows(tensor, device):
-        for more in map_pieces(survey_piece, pieces, device):
+    for chunks in windows(tensor, device):
+        for more in map_chunks(survey_chunk, chunks, device):
             figures = [have + new for have, new in zip(figures, more)]
-        advance(sum(piece.values.numel() for piece in pieces))
+        advance(sum(chunk.values.numel() for chunk in chunks))
     return TensorReport(tensor.name, tensor.dtype, tensor.shape, not_finite, figures)
 
 
 def scales_of_tensor(x: Tensor) -> dict[str, Tensor]:
-    """The scale of the whole of a tensor for each format that has one; it grows with the largest magnitude, and with nothing else."""
+    """A tensor's own scale, for each format that has one. It grows with the largest magnitude, and with nothing else."""
     return {fmt.name: torch.ops.mx.tensor_scale(x, fmt.name) for fmt in FORMATS.values() if fmt.has_tensor_scale}
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """Whole rows of a tensor seen as a matrix, or whole blocks of one row, and the flat index of their first value."""
 
     start: int
     values: Tensor
 
 
-def windows(tensor: Stored, device: torch.device) -> Iterator[list[Piece]]:
-    """A tensor's pieces, as many at a time as may be in memory."""
+def windows(tensor: Stored, device: torch.device) -> Iterator[list[Chunk]]:
+    """A tensor's chunks, as many at a time as may be in memory."""
     length = tensor.length
-    step = max(1, PIECE // max(1, length))
-    height = step * AT_ONCE if length <= PIECE else 1
+    step = max(1, CHUNK // max(1, length))
+    height = step * AT_ONCE if length <= CHUNK else 1
     for row in range(0, tensor.rows if length else 0, height):
-        for column in range(0, length, PIECE * AT_ONCE):
-            rows, columns = slice(row, min(row + height, tensor.rows)), slice(column, min(column + PIECE * AT_ONCE, length))
+        for column in range(0, length, CHUNK * AT_ONCE):
+            rows, columns = slice(row, min(row + height, tensor.rows)), slice(column, min(column + CHUNK * AT_ONCE, length))
             window = tensor.read(rows, columns).to(device)
             yield [
-                Piece((row + down) * length + column + right, window[down : down + step, right : right + PIECE])
+                Chunk((row + down) * length + column + right, window[down : down + step, right : right + CHUNK])
                 for down in range(0, window.shape[0], step)
-                for right in range(0, window.shape[1], PIECE)
+                for right in range(0, window.shape[1], CHUNK)
             ]
 
 
@@ -210,7 +210,7 @@ class Blocks:
 def measure(
     x: Tensor, blocks: Blocks, fmt: Format, scale_mode: str | None, tensor_scale: Tensor | None, shape: torch.Size, start: int
 ) -> Figures:
-    """The figures of a piece of a tensor of this shape, from this flat index on."""
+    """The figures of a chunk of a tensor of this shape, from this flat index on."""
     # quantize takes whole bytes of codes; a zero more changes no block's maximum.
     elements, scales = mx_ops.quantize(
         pad(x, (0, -blocks.length % fmt.codes_per_byte)), fmt.name, scale_mode=scale_mode, tensor_scale=tensor_scale
@@ -229,7 +229,10 @@ def measure(
 
 
 def compare(have: Tensor, want: Tensor, shape: torch.Size, start: int = 0) -> tuple[int, str]:
-    """How many values differ in their bits, one NaN for another aside, and the first of them; they are ``shape``'s from ``start`` on."""
+    """How many values differ in their bits, and the first of them. Two NaNs do not differ.
+
+    The values are those of a tensor of ``shape`` from its flat index ``start`` on.
+    """
     integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[want.element_size()]
     if torch.equal(have.view(integer), want.view(integer)):
         return 0, ""

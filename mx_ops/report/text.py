@@ -84,7 +84,7 @@ def align(table: Iterable[Iterable[str]], numbers: Collection[str]) -> list[str]
     for column in columns:
         width = max(map(len, column))
         column[:] = [cell.rjust(width) if column[0].strip() in numbers else cell.ljust(width) for cell in column]
-    return ["  ".join(row).rstrip() for row in zip(*columns)]
+    return ["  ".join(cells).rstrip() for cells in zip(*columns)]
 
 
 def describe_check(check: Check) -> list[str]:
