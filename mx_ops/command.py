@@ -14,12 +14,12 @@ class CommandError(Exception):
 
 
 def run_command(name: str, body: Callable[[], int]) -> int:
-    """The exit status of a command whose work is ``body``: its own, or that of what ended it."""
+    """Run the work of a command; its exit status is the body's, or says what ended it."""
     try:
         try:
             return body()
         finally:
-            with writing():  # argparse's help, too, which argparse lets fail without a word
+            with writing():  # the help too, for argparse says nothing where it cannot write
                 if sys.stdout is not None:
                     sys.stdout.flush()
     except CommandError as error:
@@ -27,14 +27,14 @@ def run_command(name: str, body: Callable[[], int]) -> int:
         status = 2
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         status = 1
-    except OSError as error:  # the machine's, as where a GPU's kernels cannot be kept
+    except OSError as error:  # a limit of the machine: a GPU's compiled kernels cannot be stored, for one
         complain(name, one_line(error))
         status = 2
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
-        except OSError:  # what it holds cannot be written on the way out either
+        except OSError:  # the interpreter would fail to write it as it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return status
 
@@ -53,7 +53,7 @@ def emit(*lines: str) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turns what goes wrong with stdout inside into a CommandError, but for a reader that left."""
+    """Turn a failure of stdout inside into a CommandError, unless the reader left."""
     try:
         yield
     except BrokenPipeError:
@@ -66,12 +66,12 @@ def writing() -> Iterator[None]:
 
 
 def escaped(line: str) -> str:
-    """A line as a terminal may be sent it: names of tensors and files can hold line ends, and sequences that make terminals do things."""
+    """A line that is safe on a terminal: names of tensors and files can hold line ends, and sequences that control terminals."""
     return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in line)
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, cut to the sentence that tells the cause."""
+    """The sentence of an exception that tells the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     cause = next((line for line in lines if line.startswith("WeightsUnpickler error: ")), lines[0])
     if cause.endswith(":") and len(lines) > 1:
@@ -92,7 +92,7 @@ def terminal_bar(total: float, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def progress(total: int, what: str, unit: str) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr, to be told of every few units done; none where stderr is no terminal, or without tqdm."""
+    """A bar on stderr; what it gives is called with the units done. There is no bar without a terminal or without tqdm."""
     bar = terminal_bar(total, desc=escaped(what), unit=f" {unit}", unit_scale=True)
     if bar is None:
         yield lambda done: None

@@ -5,7 +5,8 @@ along the blocked dim if blocks do not straddle shards. Whatever else there is (
 redistributed to replicas first. Under a seed everything is, for the noise depends on the position in the whole tensor: to keep shards,
 give each rank noise of its own, with `fold_seed` on its ``to_local()``. A seed that is a plain tensor or an int is agreed on by a
 reduction of its eight bytes; a replicated DTensor needs none. A scale of the whole tensor that is not given is that of all shards, which
-takes a reduction of four bytes; one that is given may be a DTensor, or a plain tensor, which is taken as it is on each rank.
+takes a reduction of four bytes; one that is given may be a DTensor, or a plain tensor, which is taken as it is on each rank. Weights that
+`fully_shard` gathers for its layers are plain tensors there, and need no such import.
 
 What `mx_ops.quantize` gives of a DTensor, ranks exchange as bytes: gloo sends no FP8, FP4 or E8M0 («Invalid scalar type»). So spell
 ``elements.full_tensor()`` as ``elements.view(torch.uint8).full_tensor().view(elements.dtype)``, and `redistribute` likewise, or call

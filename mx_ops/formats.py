@@ -3,6 +3,26 @@
 Sources: element types and emax, OCP Microscaling Formats (MX) v1.0, sections 5.1 and 5.3; the scale mode ``floor``, section 6.3;
 ``rceil`` is the rule of NVIDIA's hardware and libraries (the smallest scale that clips nothing). NVFP4: the two levels of scales
 of Pretraining Large Language Models with NVFP4 (NVIDIA, arXiv 2509.25149).
+
+Choosing a scale mode. ``floor`` is the rule of the standard, and the default. Where you may choose, take ``even`` for MXFP4 and ``rceil``
+for MXFP8. This is the cosine between embeddings of quantized layers and those of float32 ones:
+
+                floor    ceil     rceil    even
+    MXFP4       0.930    0.871    0.927    0.936
+    MXFP8 E4M3  0.9958   0.9973   0.9973   0.9969
+
+NVFP4, which has one rule, has 0.963. Measured on all-MiniLM-L6-v2, a trained sentence encoder (the model that the tests install): weights
+and inputs of its 36 linear layers were fake-quantized along the dim that is summed over; means over 512 sentences from docstrings of
+Python's standard library (torch 2.13 on CPU, 2026-11-28). ``python -m mx_ops FILE`` says what each mode does to weights of your own.
+
+Under a seed ``rceil`` is the default, for it clips nothing. A value that clips is too small, whatever the random bits. For MXFP4 and 2^22
+Gaussian values, the sum of signed errors toward zero is 0.6% of the sum of magnitudes under ``floor``, 0.1% under ``even`` and 0.00% under
+``rceil`` (means over 8 seeds, in float32 and in bfloat16).
+
+torchao's MX (0.18) makes the same codes and scales of finite values, in all four modes, but for two kinds of blocks. Where the scale's
+byte is 0 it divides by twice the scale, and under ``rceil`` by 1: of a block whose largest value is 1.80e-39 that value becomes 9.18e-40
+or 0 in MXFP8 E4M3, and here 1.84e-39. And its ``rceil`` takes a logarithm, which rounds: 0x1.800002p+101, just above 6 * 2^99, has the
+byte 226 in MXFP4 and clips; here the byte is 227.
 """
 
 from __future__ import annotations

@@ -1,18 +1,42 @@
-"""The ops as Python functions: torch's own dtypes instead of bytes, and seeds drawn where none is given."""
+"""The ops as Python functions: torch's own dtypes instead of bytes, and seeds drawn where none is given.
+
+The ops of ``torch.ops.mx`` take and give bytes, as uint8. The functions take and give views of the same bytes. Where a dtype is in the
+way, call the ops: torch 2.11 does not batch a view in another dtype under `torch.vmap`, and `mx_ops.config` says what cannot be exported.
+
+CUDA, ROCm and XPU devices run Triton kernels; every other device runs ATen. A tensor that has more than five dims after merging (a
+shuffled tensor of rank 6 and more) runs in ATen on GPUs too. Every op batches under `torch.vmap`. Gradients of the fake-quants pass
+straight through, under `torch.func` and in forward mode too.
+
+Codes in modules: keep them as uint8 buffers. ``module.half()`` and ``module.to(dtype)`` leave these alone. They convert float8 buffers,
+scales too, and fail on float4 ones (torch 2.13).
+
+>>> weight, module = torch.linspace(-3, 3, 64).reshape(2, 32), torch.nn.Module()
+>>> for name, codes in zip(("elements", "scales"), mx_ops.quantize(weight, "mxfp4")):
+...     module.register_buffer(name, codes.view(torch.uint8))
+>>> values = mx_ops.dequantize(module.half().elements, module.scales, "mxfp4", dtype=torch.float16)
+>>> torch.equal(values, mx_ops.fake_quant(weight, "mxfp4").half())
+True
+
+Codes in torchao: its `MXTensor` holds the same bytes (torchao 0.18). The one made here dequantizes to the bits of `dequantize`. It is a
+weight for `torch.nn.functional.linear`, which then quantizes its other argument alike. For MXFP4 the first argument is
+``elements.view(torch.uint8)``; the third stays ``elements.dtype``.
+
+    from torchao.prototype.mx_formats.mx_tensor import MXTensor, QuantizeTensorToMXKwargs
+    from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
+
+    elements, scales = mx_ops.quantize(weight, "mxfp8_e4m3")
+    how = QuantizeTensorToMXKwargs(elem_dtype=elements.dtype)
+    w = MXTensor(elements, scales, elements.dtype, 32, weight.dtype, KernelPreference.EMULATED, how, False)
+"""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.fx import Proxy
-from torch.overrides import handle_torch_function
 
+from .arguments import bytes_of, bytes_of_scales, check_tensor, is_traced, node, view_in
 from .formats import get_format
-from .library import check_strided
+from .seeds import seed_tensor
 
 _ops = torch.ops.mx
 
@@ -67,12 +91,12 @@ def quantize(
     >>> mx_ops.dequantize(elements, scales, "mxfp8_e4m3")
     tensor([[ 1.0000, -0.3125,  6.0000,  0.1016]])
     """
-    if _traced(x, seed, tensor_scale):
-        return _node(quantize, locals())
-    seed = _seed(x, stochastic_rounding, seed, tensor_scale)
+    if is_traced(x, seed, tensor_scale):
+        return node(quantize, locals())
+    seed = seed_tensor(x, stochastic_rounding, seed, tensor_scale)
     elements, scales = _ops.quantize(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
     fmt = get_format(format)
-    return _view(elements, fmt.dtype), _view(scales, fmt.scale_dtype)
+    return view_in(elements, fmt.dtype), view_in(scales, fmt.scale_dtype)
 
 
 def quantize_both(
@@ -109,13 +133,18 @@ def quantize_both(
             [2., 3.],
             [4., 5.]])
     """
-    if _traced(x, seed, tensor_scale):
-        return _node(quantize_both, locals())
-    seed = _seed(x, stochastic_rounding, seed, tensor_scale)
+    if is_traced(x, seed, tensor_scale):
+        return node(quantize_both, locals())
+    seed = seed_tensor(x, stochastic_rounding, seed, tensor_scale)
     codes = _ops.quantize_both(x, format, seed, tensor_scale, block_size=block_size, scale_mode=scale_mode)
     elements, scales, elements_t, scales_t = codes
     fmt = get_format(format)
-    return _view(elements, fmt.dtype), _view(scales, fmt.scale_dtype), _view(elements_t, fmt.dtype), _view(scales_t, fmt.scale_dtype)
+    return (
+        view_in(elements, fmt.dtype),
+        view_in(scales, fmt.scale_dtype),
+        view_in(elements_t, fmt.dtype),
+        view_in(scales_t, fmt.scale_dtype),
+    )
 
 
 def dequantize(
@@ -133,8 +162,10 @@ def dequantize(
     Args:
         elements, scales: as `quantize` gives them, or the same bytes as uint8; any strides.
         format, tensor_scale, dim, block_size: as they were quantized.
-        dtype: float32, bfloat16 or float16. A finite product beyond its range saturates to its largest value; only a NaN scale or an
-            element that is NaN or Inf gives such a value.
+        dtype: float32, bfloat16 or float16. Values are rounded to it once. A finite product beyond its range saturates to its largest
+            value; only a NaN scale or an element that is NaN or Inf gives such a value. So MXFP4's values under the scale bytes 253 and
+            254, which are beyond float32, saturate, and 255 is NaN. gpt-oss's decoder, as transformers has it (5.24), gives Inf under
+            253 and 254, and takes 255 for 2^128.
 
     Returns:
         A tensor of ``dtype``, with ``dim`` innermost in memory.
@@ -149,13 +180,13 @@ def dequantize(
     >>> mx_ops.dequantize(codes, torch.tensor([[128]], dtype=torch.uint8), "mxfp4")  # times 2 to the 128 - 127
     tensor([[  1.,   2.,   8., -12.]])
     """
-    if _traced(elements, scales, tensor_scale):
-        return _node(dequantize, locals())
+    if is_traced(elements, scales, tensor_scale):
+        return node(dequantize, locals())
     fmt = get_format(format)
     if tensor_scale is not None:
-        _check_tensor(tensor_scale, "tensor_scale")
-    elements = _bytes(elements, fmt.dtype, f"elements of {format}")
-    scales = _bytes(scales, fmt.scale_dtype, "scales")
+        check_tensor(tensor_scale, "tensor_scale")
+    elements = bytes_of(elements, fmt.dtype, f"elements of {format}")
+    scales = bytes_of(scales, fmt.scale_dtype, "scales")
     return _ops.dequantize(elements, scales, format, tensor_scale, dim=dim, block_size=block_size, dtype=dtype)
 
 
@@ -188,7 +219,7 @@ def fake_quant(
     >>> mx_ops.fake_quant(x.detach(), "mxfp4", seed=7)  # -0.3 is rounded to -0.5 with probability 0.6, and to 0 otherwise
     tensor([ 1.0000, -0.5000,  6.0000,  0.0000])
     """
-    seed = _seed(x, stochastic_rounding, seed, tensor_scale)
+    seed = seed_tensor(x, stochastic_rounding, seed, tensor_scale)
     return _ops.fake_quant(x, format, seed, tensor_scale, dim=dim, block_size=block_size, scale_mode=scale_mode)
 
 
@@ -206,7 +237,7 @@ def mxfp4_fake_quant(
     >>> mx_ops.mxfp4_fake_quant(torch.tensor([0.6, 2.4, -5.1]))
     tensor([ 0.5000,  2.0000, -6.0000])
     """
-    seed = _seed(x, stochastic_rounding, seed)
+    seed = seed_tensor(x, stochastic_rounding, seed)
     return _ops.mxfp4_fake_quant(x, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
 
 
@@ -225,7 +256,7 @@ def mxfp8_fake_quant(
     >>> mx_ops.mxfp8_fake_quant(torch.tensor([0.6, 2.4, -5.1]), "e5m2")
     tensor([ 0.6250,  2.5000, -5.0000])
     """
-    seed = _seed(x, stochastic_rounding, seed)
+    seed = seed_tensor(x, stochastic_rounding, seed)
     return _ops.mxfp8_fake_quant(x, format, seed, dim=dim, block_size=block_size, scale_mode=scale_mode)
 
 
@@ -250,8 +281,9 @@ def nvfp4_fake_quant(
        rounding it is floor(|x / d| / step + u) steps, with the random bits that every format has at this place.
     5. Values are element * d, rounded once more to x's dtype, and at most its largest value.
 
-    Where s is rounded down, the top of the block clips, which no random bits make up for: under a seed the values are too small on average,
-    for Gaussian x by 0.19% of the sum of magnitudes (MXFP4 under ``"rceil"``, which clips nothing: 0.00%).
+    Where s is rounded down, the top of the block clips, which no random bits make up for. Under a seed the values are too small on average,
+    for Gaussian x by 0.19% of the sum of magnitudes (MXFP4 under ``"rceil"``, which clips nothing: 0.00%; `mx_ops.formats` says how that
+    was measured). 3.5% of these values clip, and all of the bias is theirs.
 
     A NaN or an Inf makes its block NaN: scale 0x7F, elements 0. If t is computed it makes t NaN, and so all of the tensor.
 
@@ -262,7 +294,7 @@ def nvfp4_fake_quant(
     >>> mx_ops.nvfp4_fake_quant(torch.tensor([0.6, 2.4, -5.1]))  # t is 5.1 / 2688, s 448 and d 0.85
     tensor([ 0.4250,  2.5500, -5.1000])
     """
-    seed = _seed(x, stochastic_rounding, seed, tensor_scale)
+    seed = seed_tensor(x, stochastic_rounding, seed, tensor_scale)
     return _ops.nvfp4_fake_quant(x, seed, tensor_scale, dim=dim, block_size=block_size)
 
 
@@ -293,7 +325,7 @@ def tensor_scale(x: Tensor, format: str = "nvfp4") -> Tensor:
     >>> mx_ops.dequantize(elements, scales, "nvfp4", tensor_scale=scale)
     tensor([[   0.,   -0., 5376.,    0.]])
     """
-    _check_tensor(x, "input")
+    check_tensor(x, "input")
     return _ops.tensor_scale(x, format)
 
 
@@ -323,9 +355,9 @@ def swizzle_scales(scales: Tensor) -> Tensor:
     tensor([119, 119, 119,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,
               0,   0, 119, 119, 119,   0], dtype=torch.uint8)
     """
-    if _traced(scales):
-        return _node(swizzle_scales, locals())
-    return _view(_ops.swizzle_scales(_one_byte(scales, "scales")), scales.dtype)
+    if is_traced(scales):
+        return node(swizzle_scales, locals())
+    return view_in(_ops.swizzle_scales(bytes_of_scales(scales, "scales")), scales.dtype)
 
 
 def unswizzle_scales(swizzled: Tensor, rows: int, columns: int) -> Tensor:
@@ -347,194 +379,6 @@ def unswizzle_scales(swizzled: Tensor, rows: int, columns: int) -> Tensor:
     tensor([[0, 1, 2],
             [3, 4, 5]], dtype=torch.uint8)
     """
-    if _traced(swizzled):
-        return _node(unswizzle_scales, locals())
-    return _view(_ops.unswizzle_scales(_one_byte(swizzled, "swizzled scales"), rows, columns), swizzled.dtype)
-
-
-def fold_seed(seed: Tensor, *values: Tensor | int) -> Tensor:
-    """The seed of a layer, a step, a rank: a new seed for every choice of values, as random as the one it comes from.
-
-    One seed used everywhere gives the same noise everywhere. Fold into it what tells the calls apart. It is arithmetic on the seed's
-    own device: nothing is synchronized, and inside a compiled or captured graph it stays part of it.
-
-    Args:
-        seed: one int64.
-        values: ints, or int64 tensors of one element on seed's device (a step counter under CUDA graphs). One on the CPU beside a seed on
-            a GPU is refused: a captured graph would fold what it was at capture ever after.
-
-    Returns:
-        One int64, of shape [1], on seed's device.
-
-    Raises:
-        TypeError: a seed that is no int64 tensor; a value that is neither that nor an int.
-        ValueError: a seed or a value of more than one element, or on another device than the seed; an int outside int64.
-
-    >>> seed = torch.tensor([42])
-    >>> layer3 = mx_ops.fold_seed(seed, 3)
-    >>> torch.equal(mx_ops.fold_seed(layer3, 100), mx_ops.fold_seed(seed, 3, 100))
-    True
-    """
-    if any(map(_traced, (seed, *values))):
-        return handle_torch_function(fold_seed, (seed, *values), seed, *values)
-    if not isinstance(seed, Tensor):
-        raise TypeError(f"seed is of type {type(seed).__name__}; it must be an int64 tensor")
-    seed = _one_int64(seed, "seed")
-    for value in values:
-        if not isinstance(value, Tensor):
-            value = _int(value, "a value")
-        elif value.device != seed.device:
-            raise ValueError(f"a value is on {value.device}, seed on {seed.device}: move them to one device")
-        else:
-            value = _one_int64(value, "a value")
-        # One step of SplitMix64 (Steele et al., 2014) scatters neighbouring seeds; products wrap around, and the shifts are made logical.
-        # They are not spelled >>, which gives a DTensor back as it was (torch 2.13 takes __rshift__ for an op that works in place).
-        seed = seed - 0x61C8864680B583EB
-        seed = (seed ^ (seed.bitwise_right_shift(30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-        seed = (seed ^ (seed.bitwise_right_shift(27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-        seed = (seed ^ (seed.bitwise_right_shift(31) & 0x1FFFFFFFF)) + value
-    return seed
-
-
-def mxfp4_forward(x: Tensor, stochastic_rounding: bool = False) -> Tensor:
-    """`mxfp4_fake_quant`, by the name of the kernel that it succeeds.
-
-    >>> mx_ops.mxfp4_forward(torch.tensor([0.6, 2.4, -5.1]))
-    tensor([ 0.5000,  2.0000, -6.0000])
-    """
-    return mxfp4_fake_quant(x, stochastic_rounding)
-
-
-def mxfp8_forward(x: Tensor, format: str = "e4m3", stochastic_rounding: bool = False) -> Tensor:
-    """`mxfp8_fake_quant`, by the name of the kernel that it succeeds.
-
-    >>> mx_ops.mxfp8_forward(torch.tensor([0.6, 2.4, -5.1]))
-    tensor([ 0.6250,  2.5000, -5.0000])
-    """
-    return mxfp8_fake_quant(x, format, stochastic_rounding)
-
-
-def nvfp4_forward(x: Tensor, scale_per_t: Tensor | None = None, stochastic_rounding: bool = False) -> Tensor:
-    """`nvfp4_fake_quant`, by the name of the kernel that it succeeds: ``scale_per_t`` is the tensor_scale.
-
-    >>> mx_ops.nvfp4_forward(torch.tensor([0.6, 2.4, -5.1]))
-    tensor([ 0.4250,  2.5500, -5.1000])
-    """
-    return nvfp4_fake_quant(x, stochastic_rounding, tensor_scale=scale_per_t)
-
-
-def fake_quant_mxfp4(x: Tensor, stochastic_rounding: bool = False) -> Tensor:
-    """`mxfp4_fake_quant`, by another name of the kernel that it succeeds.
-
-    >>> mx_ops.fake_quant_mxfp4(torch.tensor([0.6, 2.4, -5.1]))
-    tensor([ 0.5000,  2.0000, -6.0000])
-    """
-    return mxfp4_fake_quant(x, stochastic_rounding)
-
-
-def fake_quant_mxfp8(x: Tensor, stochastic_rounding: bool = False, format: str = "e4m3") -> Tensor:
-    """`mxfp8_fake_quant`, by another name of the kernel that it succeeds: here the format comes last.
-
-    >>> mx_ops.fake_quant_mxfp8(torch.tensor([0.6, 2.4, -5.1]))
-    tensor([ 0.6250,  2.5000, -5.0000])
-    """
-    return mxfp8_fake_quant(x, format, stochastic_rounding)
-
-
-def _traced(first: Any, second: Any = None, third: Any = None) -> bool:
-    """Whether torch.fx traces the call: then tensors are proxies, which have no dtype to ask for."""
-    return isinstance(first, Proxy) or isinstance(second, Proxy) or isinstance(third, Proxy)
-
-
-def _node(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """The call as one node of torch.fx's graph."""
-    return handle_torch_function(function, tuple(arguments.values()), **arguments)
-
-
-def _check_tensor(value: Any, name: str) -> None:
-    """Check that an argument is a tensor, which the ops say in the dispatcher's words. Raises TypeError."""
-    if not isinstance(value, (Tensor, Proxy)):
-        raise TypeError(f"{name} must be a tensor, not of type {type(value).__name__}")
-
-
-def _seed(x: Tensor, stochastic_rounding: bool, seed: Tensor | int | None, tensor_scale: Tensor | None = None) -> Tensor | None:
-    """The seed tensor of a call, which is checked: the one given, or one drawn on x's device, inside the graph if there is one."""
-    _check_tensor(x, "input")
-    if tensor_scale is not None:
-        _check_tensor(tensor_scale, "tensor_scale")
-    if not isinstance(stochastic_rounding, bool) and hasattr(stochastic_rounding, "__index__"):  # perhaps meant for the seed
-        kind = type(stochastic_rounding).__name__
-        raise TypeError(f"stochastic_rounding is of type {kind}; it may be True or False: give a seed by its name, as seed=...")
-    if seed is None:
-        return torch.randint(2**63 - 1, (1,), device=x.device) if stochastic_rounding else None
-    if isinstance(seed, (Tensor, Proxy)):
-        return seed  # the op checks it
-    if isinstance(seed, bool):  # perhaps meant for stochastic_rounding
-        raise TypeError(f"seed is of type bool; {_NO_INT}")
-    return torch.full((1,), _int(seed, "seed"), dtype=torch.int64, device=x.device)
-
-
-_NO_INT = "it may be an int, or an int64 tensor of one element"
-
-
-def _int(value: Any, name: str) -> int:
-    """An int that an int64 holds, from whatever Python takes for one, such as a numpy.int64. Raises TypeError and ValueError."""
-    if isinstance(value, torch.SymInt):  # operator.index would make a constant of it
-        return value  # type: ignore[return-value]
-    if not isinstance(value, int):
-        try:
-            value = _index(value)
-        except TypeError:
-            raise TypeError(f"{name} is of type {type(value).__name__}; {_NO_INT}") from None
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} is an int outside int64; it may be from -2**63 to 2**63 - 1")
-    return value
-
-
-def _index(value: Any) -> int:
-    """operator.index, of which torch 2.11 traces too little: no tensor, as NumPy's integers are under torch.compile, and not its error."""
-    if not hasattr(value, "__index__"):
-        raise TypeError
-    if torch.compiler.is_compiling() and hasattr(value, "__array__") and not torch.as_tensor(value).is_floating_point():
-        return int(value)
-    return operator.index(value)
-
-
-def _one_int64(tensor: Tensor, name: str) -> Tensor:
-    """The tensor as of shape [1]. Raises TypeError and ValueError."""
-    if tensor.dtype != torch.int64:
-        raise TypeError(f"{name} is {tensor.dtype}; it must be an int64 tensor")
-    if tensor.numel() != 1:
-        raise ValueError(f"{name} is of shape {tuple(tensor.shape)}; it must have one element")
-    return tensor.reshape(1)
-
-
-def _bytes(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """The bytes of a tensor of one-byte elements."""
-    _check_tensor(tensor, name)
-    allowed = dict.fromkeys((dtype, torch.uint8))
-    if tensor.dtype not in allowed:
-        raise TypeError(f"{name} are {tensor.dtype}; they may be {' or '.join(map(str, allowed))}")
-    check_strided(tensor, name)
-    return _view(tensor, torch.uint8)
-
-
-def _one_byte(tensor: Tensor, name: str) -> Tensor:
-    """The bytes of scales of any format."""
-    _check_tensor(tensor, name)
-    if tensor.dtype.itemsize != 1 or tensor.dtype == torch.bool or tensor.is_quantized:
-        raise TypeError(f"{name} are {tensor.dtype}; they may be of any dtype of one byte, such as torch.float8_e8m0fnu")
-    check_strided(tensor, name)
-    return _view(tensor, torch.uint8)
-
-
-def _view(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The bytes of a tensor in a dtype. No view is taken where it has that already: torch 2.11 does not batch views under vmap."""
-    if tensor.dtype == dtype:
-        return tensor
-    if torch.jit.is_tracing():
-        raise NotImplementedError(
-            f"torch.jit.trace has no view of {tensor.dtype} as {dtype}: trace the ops, such as torch.ops.mx.quantize, which take and give"
-            " bytes, or use torch.export"
-        )
-    return tensor.view(dtype)
+    if is_traced(swizzled):
+        return node(unswizzle_scales, locals())
+    return view_in(_ops.unswizzle_scales(bytes_of_scales(swizzled, "swizzled scales"), rows, columns), swizzled.dtype)

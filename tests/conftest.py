@@ -18,9 +18,9 @@ DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() and not INTERPRETED e
 # torch's transforms, modes and compilers make of an op, how ranks share a DTensor, the reference, the commands, other processes.
 SAME_INTERPRETED = (
     *("aoti", "bench", "bench_output", "bench_plot", "cache", "checkpointing", "checkpoints", "compilations", "distributed", "endings"),
-    *("errors", "export", "formats", "fusion", "gpu_code", "gradients", "import", "kernels_compile", "launches", "main", "memory", "modes"),
-    *("mutations", "oracle", "private_names", "random_compiled", "readme", "scale_gradients", "sizes", "snapshots", "swizzle", "threads"),
-    *("tracers", "trained_model", "transforms"),
+    *("errors", "export", "formats", "fusion", "gpu_code", "gradients", "house", "import", "kernels_compile", "launches", "main", "memory"),
+    *("modes", "mutations", "oracle", "private_names", "random_compiled", "readme", "scale_gradients", "sizes", "snapshots", "swizzle"),
+    *("threads", "tracers", "trained_model", "transforms"),
 )
 collect_ignore = [f"test_{name}.py" for name in SAME_INTERPRETED] if INTERPRETED else []
 

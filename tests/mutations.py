@@ -34,6 +34,7 @@ FUNCTIONAL, DISTRIBUTED, GRID = "mx_ops/functional.py", "mx_ops/distributed.py",
 KERNEL_RULES, BF16X2, CODES = "mx_ops/kernels/rules.py", "mx_ops/kernels/bf16x2.py", "mx_ops/kernels/bf16x2_codes.py"
 TILE, CASES, LAUNCH = "mx_ops/kernels/tile.py", "mx_ops/kernels/cases.py", "mx_ops/kernels/launch.py"
 FAKE_QUANT, QUANTIZE, BOTH = "mx_ops/kernels/fake_quant.py", "mx_ops/kernels/quantize.py", "mx_ops/kernels/quantize_both.py"
+COMPAT = "mx_ops/compat.py"
 DEQUANTIZE, WHOLE_SCALE = "mx_ops/kernels/dequantize.py", "mx_ops/kernels/tensor_scale.py"
 
 EXPONENTS = "test_scales.py::test_every_exponent_at_every_threshold"
@@ -485,14 +486,14 @@ MUTATIONS = (
         "nvfp4_fake_quant passes its dim on",
     ),
     Mutation(
-        FUNCTIONAL,
+        COMPAT,
         "nvfp4_fake_quant(x, stochastic_rounding, tensor_scale=scale_per_t)",
         "nvfp4_fake_quant(x, stochastic_rounding)",
         "test_nvfp4.py::test_python_functions_and_names",
         "the older name takes a scale",
     ),
     Mutation(
-        FUNCTIONAL,
+        COMPAT,
         "return mxfp8_fake_quant(x, format, stochastic_rounding)",
         "return mxfp8_fake_quant(x)",
         "test_values.py::test_names_of_one_format",

@@ -16,7 +16,7 @@ from commands import ROOT, call
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mx_ops import checkpoints, report
+from mx_ops.report import checkpoints, figures
 
 
 def test_tensors_are_found_in_nested_dicts_and_lists(tmp_path: Path, no_checks: None) -> None:
@@ -107,7 +107,7 @@ def test_a_tensor_that_repeats_few_bytes_for_ever_is_refused(tmp_path: Path, no_
     assert (status, file["tensors"], file["values"]) == (0, 2, 120)
 
 
-# In pieces.
+# In chunks.
 
 LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "a scalar": lambda: torch.tensor(2.0),
@@ -133,10 +133,10 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_pieces_are_those_of_the_matrix(layout: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_those_of_the_matrix(layout: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, whole rows or parts of one, none large, whatever is mapped of the file at a time."""
-    monkeypatch.setattr(report, "PIECE", 512)
-    monkeypatch.setattr(report, "AT_ONCE", at_once)
+    monkeypatch.setattr(figures, "CHUNK", 512)
+    monkeypatch.setattr(figures, "AT_ONCE", at_once)
     monkeypatch.setattr(checkpoints, "MAPPED", 4096)
     monkeypatch.setattr(checkpoints, "AROUND", 512)
     tensor = LAYOUTS[layout]()
@@ -144,9 +144,9 @@ def test_pieces_are_those_of_the_matrix(layout: str, at_once: int, tmp_path: Pat
     stored = checkpoints.open_checkpoint(str(tmp_path / "x.pt")).tensors[1]
     matrix = tensor.float().reshape(stored.rows, stored.length)
     end = 0
-    for pieces in report.windows(stored, torch.device("cpu")):
-        assert len(pieces) <= at_once
-        for start, values in pieces:
+    for chunks in figures.windows(stored, torch.device("cpu")):
+        assert len(chunks) <= at_once
+        for start, values in chunks:
             assert (start, values.dtype, values.requires_grad) == (end, torch.float32, False)
             assert values.numel() <= 512
             assert values.shape[1] in (stored.length, 512, stored.length % 512)
@@ -176,16 +176,16 @@ LIMIT_MB = 300
 # In a fresh process: how far reading a source, with nothing measured, raises the peak of what the process has in memory.
 CODE = """
 import sys, torch, mx_ops
-from mx_ops import checkpoints, report
+from mx_ops.report import checkpoints, figures
 def memory(field):
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(field))
-report.measure = lambda *arguments: report.Figures()
-report.Blocks = lambda *arguments: None
+figures.measure = lambda *arguments: figures.Figures()
+figures.Blocks = lambda *arguments: None
 torch.save(torch.randn(64, 64), sys.argv[2])
 for path in sys.argv[2:0:-1]:
     source = checkpoints.open_checkpoint(path)
     before = memory("VmRSS")
-    report.survey(source, torch.device("cpu"))
+    figures.survey(source, torch.device("cpu"))
 print(memory("VmHWM") - before)
 """
 

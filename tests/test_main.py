@@ -16,7 +16,7 @@ from commands import call, spawn
 from safetensors.torch import save_file
 
 import mx_ops
-from mx_ops import checkpoints, report
+from mx_ops.report import checkpoints, figures
 
 COMBINATIONS = [(name, mode) for name, row in mx_ops.FORMATS.items() for mode in row.scale_modes or (None,)]
 SHOWN = [(name, mode or "-") for name, mode in COMBINATIONS]
@@ -171,25 +171,25 @@ def test_a_file_without_floating_point_tensors_is_no_failure(tmp_path: Path, no_
 
 
 @pytest.mark.parametrize("shape", [(40, 96), (1, 1300), (1300,), (3, 1300)])
-def test_figures_do_not_depend_on_the_pieces_they_are_taken_in(
+def test_figures_do_not_depend_on_the_chunks_they_are_taken_in(
     shape: tuple[int, ...], tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pieces cut neither a block nor a byte of codes."""
+    """Chunks cut neither a block nor a byte of codes."""
     torch.save(torch.randn(shape), tmp_path / "x.pt")
     whole = json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"]
-    monkeypatch.setattr(report, "PIECE", 512)
-    monkeypatch.setattr(report, "AT_ONCE", 2)
+    monkeypatch.setattr(figures, "CHUNK", 512)
+    monkeypatch.setattr(figures, "AT_ONCE", 2)
     for row, expected in zip(json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"], whole):
         assert row == {**expected, "sqnr_db": pytest.approx(expected["sqnr_db"], abs=1e-9)}
 
 
-def test_a_row_longer_than_a_piece_is_cut_between_blocks(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces as large as they are."""
-    x = torch.ones(report.PIECE + 64)
+def test_a_row_longer_than_a_chunk_is_cut_between_blocks(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks as large as they are."""
+    x = torch.ones(figures.CHUNK + 64)
     x[::256] = 1000.0  # another cut would free values from the largest of their block
     torch.save(x, tmp_path / "x.pt")
     cut = json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"]
-    monkeypatch.setattr(report, "PIECE", 2 * report.PIECE)
+    monkeypatch.setattr(figures, "CHUNK", 2 * figures.CHUNK)
     assert json.loads(call("--json", tmp_path / "x.pt")[1])["files"][0]["rows"] == cut
 
 
@@ -202,14 +202,14 @@ def test_values_of_nvfp4_are_clipped_by_both_its_scales(tmp_path: Path, no_check
     assert (row["clipped"], row["largest_error"]) == (1 / 32, 3 * 6)
 
 
-def test_the_scale_of_a_tensor_is_that_of_all_its_pieces(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scale_of_a_tensor_is_that_of_all_its_chunks(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the finite values among them."""
     x = torch.randn(40, 64)
     x[21, 3], x[30, 7], x[35, 1] = -70.0, math.inf, math.nan
-    monkeypatch.setattr(report, "PIECE", 512)
-    monkeypatch.setattr(report, "AT_ONCE", 2)
+    monkeypatch.setattr(figures, "CHUNK", 512)
+    monkeypatch.setattr(figures, "AT_ONCE", 2)
     scales = []
-    monkeypatch.setattr(report, "measure", lambda *arguments: scales.append(arguments[4]) or report.Figures())
+    monkeypatch.setattr(figures, "measure", lambda *arguments: scales.append(arguments[4]) or figures.Figures())
     torch.save(x, tmp_path / "x.pt")
     call(tmp_path / "x.pt")
     assert {float(scale) for scale in scales if scale is not None} == {float(mx_ops.tensor_scale(torch.tensor([70.0])))}
@@ -239,21 +239,21 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("error", [None, KeyError])
-def test_pieces_are_worked_on_alone_and_torch_keeps_its_threads(error: type[Exception] | None, three_threads: None) -> None:
-    """Also where a piece fails."""
+def test_chunks_are_worked_on_alone_and_torch_keeps_its_threads(error: type[Exception] | None, three_threads: None) -> None:
+    """Also where a chunk fails."""
     inside = []
 
-    def work(piece: int) -> int:
+    def work(chunk: int) -> int:
         inside.append(torch.get_num_threads())
         if error:
             raise error
-        return 2 * piece
+        return 2 * chunk
 
     if error:
         with pytest.raises(error):
-            report.map_pieces(work, [*range(9)], torch.device("cpu"))
+            figures.map_chunks(work, [*range(9)], torch.device("cpu"))
     else:
-        assert report.map_pieces(work, [*range(9)], torch.device("cpu")) == [*range(0, 18, 2)]
+        assert figures.map_chunks(work, [*range(9)], torch.device("cpu")) == [*range(0, 18, 2)]
     assert set(inside) == {1}
     assert torch.get_num_threads() == 3
     later = []
@@ -269,7 +269,7 @@ def test_pieces_are_worked_on_alone_and_torch_keeps_its_threads(error: type[Exce
 def test_a_fake_quant_with_other_bits_is_named_with_its_first_value(
     tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By format, scale mode, tensor and index, also beyond the first piece; NaN in place of NaN is no difference."""
+    """By format, scale mode, tensor and index, also beyond the first chunk; NaN in place of NaN is no difference."""
 
     def broken(x: torch.Tensor, name: str, scale_mode: str | None, **options: torch.Tensor | None) -> torch.Tensor:
         y = fake_quant(x, name, scale_mode=scale_mode, **options)
@@ -277,7 +277,7 @@ def test_a_fake_quant_with_other_bits_is_named_with_its_first_value(
 
     fake_quant = mx_ops.fake_quant
     monkeypatch.setattr(mx_ops, "fake_quant", broken)
-    monkeypatch.setattr(report, "PIECE", 512)
+    monkeypatch.setattr(figures, "CHUNK", 512)
     x = torch.zeros(2, 40, 64)
     x[1, 7, 33], x[1, 9, 1], x[0, 0, 0] = 3.0, 3.0, math.nan
     torch.save({"w": x}, tmp_path / "x.pt")
@@ -293,11 +293,11 @@ def test_a_fake_quant_with_other_bits_is_named_with_its_first_value(
 
 
 def test_a_difference_far_along_a_row_is_found_where_it_is(tmp_path: Path, no_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a later piece of a row, and of a later window, in a row that is not the first."""
+    """In a later chunk of a row, and of a later window, in a row that is not the first."""
     fake_quant = mx_ops.fake_quant
     monkeypatch.setattr(mx_ops, "fake_quant", lambda x, *names, **options: torch.where(x == 3.0, 2.5, fake_quant(x, *names, **options)))
-    monkeypatch.setattr(report, "PIECE", 512)
-    monkeypatch.setattr(report, "AT_ONCE", 2)
+    monkeypatch.setattr(figures, "CHUNK", 512)
+    monkeypatch.setattr(figures, "AT_ONCE", 2)
     x = torch.zeros(2, 2000)
     x[1, 1703], x[1, 1800] = 3.0, 3.0
     torch.save(x, tmp_path / "x.pt")

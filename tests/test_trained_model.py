@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from commands import call
 
+from mx_ops import report
+
 # Mantissa bits, emin, emax, largest: OCP MX v1.0, section 5.3.
 ELEMENTS = {
     "mxfp4": (1, 0, 2, 6.0),
@@ -62,7 +64,10 @@ def figures_in_float64(blocks: np.ndarray, name: str, scale_mode: str) -> tuple[
 
 
 def test_figures_of_a_trained_model_are_those_computed_in_float64(no_checks: None) -> None:
-    """Those of the JSON document, which others here find in the text too, against a few lines of NumPy that share nothing with them."""
+    """Those of the JSON document, which others here find in the text too, against a few lines of NumPy that share nothing with them.
+
+    And the table in the docstring of `mx_ops.report` has them.
+    """
     path = trained_model()
     status, out, err = call("--json", path)
     assert (status, err) == (0, "")
@@ -77,3 +82,16 @@ def test_figures_of_a_trained_model_are_those_computed_in_float64(no_checks: Non
             row = rows[name, scale_mode]
             assert row["sqnr_db"] == pytest.approx(sqnr, rel=0, abs=1e-6)
             assert (row["largest_error"], row["clipped"]) == (largest_error, clipped)
+    shown = [line.split() for line in report.__doc__.splitlines() if line.startswith("    ")]
+    assert shown[0] == f"model.safetensors: {file['tensors']} tensors, {file['values']} values".split()
+    assert shown[3:-3] == [
+        [
+            row["format"],
+            row["scale_mode"] or "-",
+            f"{row['bits_per_value']:.3f}",
+            f"{row['sqnr_db']:.2f}",
+            f"{row['largest_error']:#.4g}",
+            f"{100 * row['clipped']:.3f}",
+        ]
+        for row in file["rows"]
+    ]

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..__main__ import count, describe_machine, pick_device
 from ..command import CommandError, emit, run_command
 from ..formats import FORMATS
+from ..report.machine import describe_machine, pick_device
+from ..report.text import align, count
 from . import costs, output, peers, plot
 from .rows import OPS, Pools, Row, bytes_moved, default_rows, function, narrowed, sweep_rows
 from .timing import Contender, Copies, cache_bytes, compare, last_level_cache, rate
@@ -142,7 +143,7 @@ def run(device: torch.device, options: argparse.Namespace) -> int:
     fastest = max(rate(result.moved, result.copy_seconds) for result in results)
     header["copy_gb_s"] = round(fastest, 1)
     copy = f"copy: {header['copy_gb_s']:.0f} GB/s read and written"
-    emit(copy, header["method"], "", *align([COLUMNS, *map(cells, results)]), *failures(results))
+    emit(copy, header["method"], "", *align([COLUMNS, *map(cells, results)], NUMBERS), *failures(results))
     if options.json:
         output.write(options.json, as_document({**header, "rows": [*map(as_json, results)]}))
     if options.plot:
@@ -247,15 +248,6 @@ def failures(results: list[Result]) -> list[str]:
     return ["", "not run:"] * bool(failed) + [f"  {' '.join(cells(result)[:7])}: {result.failure[:120]}" for result in failed]
 
 
-def align(table: Iterable[Iterable[str]]) -> list[str]:
-    """Lines with the columns below one another: words to the left, numbers to the right."""
-    columns = [list(column) for column in zip(*table)]
-    for column in columns:
-        width = max(map(len, column))
-        column[:] = [cell.rjust(width) if column[0].strip() in NUMBERS else cell.ljust(width) for cell in column]
-    return ["  ".join(row).rstrip() for row in zip(*columns)]
-
-
 def as_json(result: Result) -> dict[str, Any]:
     """A row as JSON's types; null for what was not measured."""
     row = result.row
@@ -320,7 +312,7 @@ def run_costs(device: torch.device, options: argparse.Namespace) -> int:
         with output.Progress(f"first calls of {len(OPS)} ops, eager and compiled, on {header['hardware']}", 2 * len(OPS)) as progress:
             found = list(costs.first_calls(device, progress))
         table = [(one.op, one.format, one.by, f"{one.seconds:.2f}") for one in found]
-    emit(header["method"], "", *align([columns, *table]))
+    emit(header["method"], "", *align([columns, *table], NUMBERS))
     if options.json:
         output.write(options.json, as_document({**header, "host" if options.host else "first_calls": [one._asdict() for one in found]}))
     return 0

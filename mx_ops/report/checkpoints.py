@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .command import CommandError, one_line
-from .formats import DTYPES
+from ..command import CommandError, one_line
+from ..formats import DTYPES
 
 PICKLES = (".pt", ".pth", ".bin")
 CONVERTED = (torch.float64,)  # measured as float32
 MAPPED = 64 << 20  # bytes of a file to have in memory at a time: the pages of a mapped file count as the process's own
-AROUND = 128 << 10  # what the kernel may map besides, before and after
-REPEATED = 1 << 30  # a tensor of more bytes has to have them, and not to repeat fewer: what expand() makes would take for ever
+AROUND = 128 << 10  # bytes that the operating system may map before and after
+REPEATED = 1 << 30  # a larger tensor must store all its bytes: what expand() makes of a few would take for ever
 
 Box = tuple[slice, ...]
 
@@ -39,7 +39,7 @@ class Stored:
     shape: torch.Size
     strides: tuple[int, ...]  # as a matrix at least
     skipped: str  # why it is not measured; empty if it is
-    fetch: Callable[[int], Tensor]  # the tensor itself, of which so many bytes will be read: keep no reference
+    fetch: Callable[[int], Tensor]  # gives the tensor, told how many bytes of it will be read: keep no reference
 
     @classmethod
     def of(cls, name: str, tensor: Tensor, fetch: Callable[[int], Tensor]) -> Stored:
@@ -56,17 +56,17 @@ class Stored:
 
     @property
     def rows(self) -> int:
-        """How many rows the matrix has that it is read as."""
+        """The rows of the matrix as which it is read."""
         return math.prod(self.shape[:-1])
 
     @property
     def length(self) -> int:
-        """And how long they are."""
+        """The length of these rows."""
         return self.shape[-1] if self.shape else 1
 
     @torch.no_grad()
     def read(self, rows: slice, columns: slice) -> Tensor:
-        """A window of the matrix, copied, and converted if its dtype is one that is."""
+        """A copy of a window of the matrix, converted where its dtype is one of CONVERTED."""
         size = (rows.stop - rows.start, columns.stop - columns.start)
         window = torch.empty(size, dtype=torch.float32 if self.dtype in CONVERTED else self.dtype)
         done = 0
@@ -78,7 +78,7 @@ class Stored:
         return window
 
     def fill(self, out: Tensor, box: Box) -> None:
-        """Copy a box, one half after the other where it is strewn over more of the file than is to be in memory."""
+        """Copy a box. If it spans more of the file than may be in memory, copy one half after the other."""
         spans = [(size - 1) * stride for size, stride in zip(out.shape, self.strides)]
         span = (sum(spans) + 1) * self.dtype.itemsize
         if span > MAPPED and max(spans) > 0:
@@ -92,7 +92,7 @@ class Stored:
 
 
 def boxes(sizes: Sequence[int], start: int, stop: int) -> Iterator[Box]:
-    """The boxes that the flat indices from start to stop of an array of these sizes make, in order."""
+    """The flat indices from start to stop of an array of these sizes, as boxes, in order."""
     if len(sizes) == 1:
         yield (slice(start, stop),)
         return
@@ -109,14 +109,14 @@ def boxes(sizes: Sequence[int], start: int, stop: int) -> Iterator[Box]:
 
 
 class Source(NamedTuple):
-    """A file, a folder, or a part of the sample, and its tensors, to be taken from the list as they are gone through."""
+    """A file, a folder, or a part of the sample, and its tensors. Who reads a tensor takes it from the list."""
 
     name: str
     tensors: list[Stored]
 
 
 class MappedFile:
-    """A file in memory by its pages, which it gives back after MAPPED bytes of reading: it is closed, and opened again."""
+    """A file mapped into memory. After MAPPED bytes of reading it is closed and opened again, which gives its pages back."""
 
     def __init__(self, path: Path, how: str, load: Callable[[], Any], get: Callable[[Any, Any], Tensor]) -> None:
         self.path, self.how, self.load, self.get = path, how, load, get
@@ -127,13 +127,13 @@ class MappedFile:
             self.content = load()
 
     def identify(self) -> tuple[int, ...]:
-        """What tells a file from one that is put in its place."""
+        """What differs where another file is put in this one's place."""
         with reading(self.path, self.how):
             status = os.stat(self.path)
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def fetch(self, key: Any, size: int = 0) -> Tensor:
-        """A tensor, of which so many bytes will be read."""
+        """A tensor, of which ``size`` bytes will be read."""
         self.read += size
         with reading(self.path, self.how):
             if self.read > self.most:
@@ -185,12 +185,12 @@ def open_folder(folder: Path) -> list[Stored]:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """The paths in a folder that match, but for hidden ones, which copying from a Mac can leave."""
+    """The paths in a folder that match, without hidden ones, which copying from a Mac can leave."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def unnamed_shards(names: set[str]) -> list[str]:
-    """What is missing of a checkpoint in shards that count themselves, as in model-00001-of-00003.safetensors."""
+    """The missing files of a checkpoint whose shards are numbered, as in model-00001-of-00003.safetensors."""
     shards = [match.groups() for name in names if (match := re.fullmatch(r"(.*-)\d{5}(-of-(\d{5})\.safetensors)", name))]
     every = {f"{before}{number:05}{after}" for before, after, count in shards for number in range(1, int(count) + 1)}
     return sorted(every - names)
@@ -212,11 +212,11 @@ def open_pickle(path: Path) -> list[Stored]:
 
     def load() -> list[tuple[str, Tensor]]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, of TorchScript and of storages: nothing that the file's user can change
+            warnings.simplefilter("ignore")  # torch warns of TorchScript and of storages: the file's user can change neither
             return list(find_tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))))
 
     file = MappedFile(path, "as what torch.save writes, weights only", load, lambda content, index: content[index][1])
-    if not zipfile.is_zipfile(path):  # it is of torch < 1.6, and read as a whole
+    if not zipfile.is_zipfile(path):  # it is of torch < 1.6, which is read as a whole
         file.most = math.inf
     found = []
     for index, (name, tensor) in enumerate(file.content):
@@ -227,7 +227,7 @@ def open_pickle(path: Path) -> list[Stored]:
 
 
 def find_tensors(content: object, name: str = "", seen: dict[int, object] | None = None) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested dicts and lists, under their keys joined with dots; in one that lies at several places, under the first."""
+    """The tensors in nested dicts and lists, under their keys joined with dots. A container at several places counts at the first."""
     seen = {} if seen is None else seen
     items: Iterable[tuple[object, object]] = ()
     if isinstance(content, Tensor):
@@ -244,7 +244,7 @@ def find_tensors(content: object, name: str = "", seen: dict[int, object] | None
 
 @contextlib.contextmanager
 def reading(path: Path, how: str) -> Iterator[None]:
-    """Turns whatever goes wrong inside into a CommandError."""
+    """Turn any exception inside into a CommandError."""
     try:
         yield
     except CommandError:
@@ -261,7 +261,7 @@ def make_sample() -> list[Source]:
         layers = [torch.nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True).eval() for _ in range(2)]
         x = torch.randn(8, 128, 512)
         for index, layer in enumerate(layers):
-            for name in ("self_attn", "linear1", "linear2"):  # a hook also keeps the layer off its fused path, which would call none
+            for name in ("self_attn", "linear1", "linear2"):  # with a hook a layer leaves its fused path, which calls no hook
                 layer.get_submodule(name).register_forward_pre_hook(
                     lambda module, inputs, name=f"layers.{index}.{name}": activations.append((name, inputs[0]))
                 )
@@ -272,5 +272,5 @@ def make_sample() -> list[Source]:
 
 
 def in_memory(tensors: list[tuple[str, Tensor]]) -> list[Stored]:
-    """Tensors that no file has to be read for."""
+    """Tensors that are in memory already."""
     return [Stored.of(name, tensor, lambda size, tensor=tensor: tensor) for name, tensor in tensors]  # type: ignore[misc]
