@@ -64,10 +64,10 @@ class Call(NamedTuple):
         _, inputs, outputs, rule, seed, tensor_scale = self
         tensors = inputs + (outputs if isinstance(outputs, tuple) else (outputs,))
         if isinstance(rule, Encoding):
-            return (*tensors, seed, tensor_scale, *rule)
+            return tensors + (seed, tensor_scale) + rule
         if isinstance(rule, Decoding):
-            return (*tensors, tensor_scale, *rule)
-        return (*tensors, *rule)
+            return tensors + (tensor_scale,) + rule
+        return tensors + rule
 
     @property
     def kernel(self) -> Callable[..., bool] | None:
