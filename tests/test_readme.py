@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mx_ops.kernels import cases
+
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", ".github/CONTRIBUTING.md")
 
@@ -49,11 +51,16 @@ def test_the_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 125
 
 
-@pytest.mark.skipif(
-    not all((ROOT / "mx_ops" / room).exists() for room in ("reference", "library", "kernels/cases.py")), reason="rooms are being built"
-)
 def test_the_guide_names_files_that_are_there() -> None:
     """Every path of the house and of the tests."""
     paths = re.findall(r"`((?:mx_ops|tests)/[\w./]*)`", (ROOT / ".github/CONTRIBUTING.md").read_text())
     assert len(paths) > 50
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_guide_has_the_table_of_cases() -> None:
+    """As `python -m mx_ops.kernels` prints it, and every condition with what it means."""
+    guide = (ROOT / ".github/CONTRIBUTING.md").read_text()
+    assert cases.table() in guide
+    assert all(f"- *{name}*: {meaning}" in guide for name, meaning in cases.FACTS.items())
+    assert {fact for case in cases.CASES for fact in case.facts} <= cases.FACTS.keys()

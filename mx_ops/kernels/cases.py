@@ -1,4 +1,4 @@
-"""Which kernel runs when: the whole dispatch as one table. ``python -m mx_ops.kernels.cases`` prints it.
+"""Which kernel runs when: the whole dispatch as one table. ``python -m mx_ops.kernels`` prints it.
 
 A call has the first row of its op and layout whose facts are all true of it.
 
@@ -155,7 +155,3 @@ def table() -> str:
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table())
