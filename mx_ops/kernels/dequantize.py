@@ -23,7 +23,7 @@ from .rules import (
     usable,
     with_sign,
 )
-from .tile import GROUP, as_part, numbers, part_axes, store_by_rows, store_part
+from .tile import GROUP, as_part, numbers, part_axes, part_pointer, store_by_rows, store_part
 
 # Only a GPU shows: unaligned words, and `prefetch` at the end of memory (test_on_gpu, "Addresses").
 
@@ -59,13 +59,14 @@ def dequantize_kernel(
     if TILE[PARTS] == 1:
         codes = load_words(elements_ptr, stride_elements_row, rows_left, elements_left, FORMAT, TILE)
         row, block = numbers(TILE[ROWS], TILE)[:, None, None], numbers(TILE[BLOCKS], TILE)[None, :, None]
+        element = block * TILE[BLOCK]
     else:
         codes = load_codes(elements_ptr, stride_elements_row, stride_elements_length, rows_left, elements_left, FORMAT, TILE)
         row, element = part_axes(TILE)
         block = element // TILE[BLOCK]
     scale_ptr = scales_ptr + (row * stride_scales_row + block * stride_scales_length)
     if TILE[MASKED]:
-        scale = tl.load(scale_ptr, mask=(row < rows_left) & (block * TILE[BLOCK] < elements_left), other=0).to(tl.int32)
+        scale = tl.load(scale_ptr, mask=(row < rows_left) & (element < elements_left), other=0).to(tl.int32)
     else:
         scale = tl.load(scale_ptr).to(tl.int32)
     tensor_scale = None
@@ -79,7 +80,8 @@ def dequantize_kernel(
         out = from_float32(with_sign(value, codes[j] << (32 - FORMAT[BITS])), out_ptr.dtype.element_ty)
         outs = outs + (as_part(out, TILE),)
     if COUNT == 1:
-        store_part(0, out_ptr, outs[0], stride_out_row, stride_out_length, rows_left, elements_left, TILE)
+        pointer = part_pointer(0, out_ptr, stride_out_row, stride_out_length, TILE)
+        store_part(0, pointer, outs[0], rows_left, elements_left, TILE)
     else:
         store_by_rows(out_ptr, outs, stride_out_row, stride_out_length, rows_left, elements_left, TILE)
 

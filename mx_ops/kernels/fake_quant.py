@@ -26,7 +26,7 @@ from .rules import (
     usable,
     with_element_sign,
 )
-from .tile import amax_of_parts, load_tile, random_part, shared_words, store_by_rows, store_part
+from .tile import amax_of_parts, load_tile, part_pointer, random_part, shared_words, store_by_rows, store_part
 
 # Only a GPU shows: what is read from where x starts between multiples of 16 bytes (test_on_gpu::test_inputs_may_start_anywhere).
 
@@ -65,7 +65,10 @@ def fake_quant_kernel(
         words = shared_words(seed, place, stride_place_row, TILE)
     COUNT: tl.constexpr = TILE[PARTS]
     # Stored as soon as it is made, a part leaves registers for the next ones; of 4 bytes an element Triton 3.6 then takes more.
+    # Addresses of whole blocks follow from the last ones: made anew in the loop they take 86 registers for 75 (NVFP4). Those of eight parts
+    # are made anew: one after the other they take 239 for 166 (NVFP4, float32, seeded: 0.67 of a copy for 0.84; H200, Triton 3.6).
     AT_ONCE: tl.constexpr = TILE[ROWS_INNERMOST] and out_ptr.dtype.element_ty.primitive_bitwidth == 16
+    pointer = part_pointer(0, out_ptr, stride_out_row, stride_out_length, TILE)
     outs = ()
     for j in tl.static_range(COUNT):
         random = None
@@ -73,16 +76,19 @@ def fake_quant_kernel(
             random = random_part(j, seed, words, place, stride_place_row, stride_place_length, TILE)
         out = fake_quant_part(parts[j], random, byte, factor, limit, tensor_scale, out_ptr.dtype.element_ty, FORMAT, TILE)
         if AT_ONCE:
-            store_part(j, out_ptr, out, stride_out_row, stride_out_length, rows_left, elements_left, TILE)
+            if not TILE[WHOLE]:
+                pointer = part_pointer(j, out_ptr, stride_out_row, stride_out_length, TILE)
+            store_part(j, pointer, out, rows_left, elements_left, TILE)
             if TILE[WHOLE]:
-                out_ptr += stride_out_length
+                pointer += stride_out_length
         else:
             outs = outs + (out,)
     if COUNT > 1 and not TILE[ROWS_INNERMOST]:
         store_by_rows(out_ptr, outs, stride_out_row, stride_out_length, rows_left, elements_left, TILE)
     elif not AT_ONCE:
         for j in tl.static_range(COUNT):
-            store_part(j, out_ptr, outs[j], stride_out_row, stride_out_length, rows_left, elements_left, TILE)
+            pointer = part_pointer(j, out_ptr, stride_out_row, stride_out_length, TILE)
+            store_part(j, pointer, outs[j], rows_left, elements_left, TILE)
 
 
 @triton.jit
