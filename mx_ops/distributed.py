@@ -129,7 +129,7 @@ def distribute(
         given = blocked if scale is None else blocked | {"tensor_scale": scale}
         whole = {name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for name, t in given.items()}
         call = function(**arguments | whole)
-        assert isinstance(call.rule, library.Encoding | library.Decoding)
+        assert isinstance(call.rule, library.Encoding | library.Decoding), f"mx::{call.name} has no rule for shards: its rule has no format"
         if seed is None:
             dims = (call.rule.dim, call.rule.dim - 1) if call.name == "quantize_both" else (call.rule.dim,)
             lengths = {dim: max(tensor.shape[dim] for tensor in call.tensors) for dim in dims}  # of the values: nothing is longer

@@ -65,3 +65,12 @@ def test_type_checkers_may_read_the_annotations() -> None:
     """The file that tells them so is there, and is packaged."""
     assert (PACKAGE / "py.typed").is_file()
     assert 'mx_ops = ["py.typed"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_files_and_kernels_are_short() -> None:
+    """400 lines, and 25 of parameters."""
+    files = {file: file.read_text() for file in PACKAGE.rglob("*.py")}
+    assert [file.name for file, text in files.items() if text.count("\n") > 400] == []
+    kernels = [match for text in files.values() for match in re.findall(r"^def (\w+_kernel)\((.*?)^\):", text, re.MULTILINE | re.DOTALL)]
+    assert len(kernels) >= 4
+    assert [name for name, parameters in kernels if parameters.count("\n") > 25] == []
