@@ -1,4 +1,4 @@
-"""As much of PTX as the kernels in lanes have: their inline assembly on arrays, where Triton's interpreter has none.
+"""As much of PTX as the kernels have: their inline assembly on arrays, where Triton's interpreter has none.
 
 Which elements share a register is the compiler's choice. Here chance chooses, so that what leaned on neighbours would be wrong.
 """
