@@ -23,7 +23,7 @@ from .rules import (
     usable,
     with_sign,
 )
-from .tile import GROUP, as_part, numbers, part_axes, part_pointer, store_by_rows, store_part
+from .tile import GROUP, as_part, block_axes, numbers, part_axes, part_pointer, store_by_rows, store_part
 
 # Only a GPU shows: unaligned words, and `prefetch` at the end of memory (test_on_gpu, "Addresses").
 
@@ -58,7 +58,7 @@ def dequantize_kernel(
             prefetch(elements_ptr + TILE[AHEAD] * BYTES, BYTES)
     if TILE[PARTS] == 1:
         codes = load_words(elements_ptr, stride_elements_row, rows_left, elements_left, FORMAT, TILE)
-        row, block = numbers(TILE[ROWS], TILE)[:, None, None], numbers(TILE[BLOCKS], TILE)[None, :, None]
+        row, block = block_axes(TILE)
         element = block * TILE[BLOCK]
     else:
         codes = load_codes(elements_ptr, stride_elements_row, stride_elements_length, rows_left, elements_left, FORMAT, TILE)
@@ -91,7 +91,7 @@ def load_words(ptr, stride_row, rows_left, elements_left, FORMAT: tl.constexpr, 
     """The codes of a tile of one part: a thread loads those of 16 bytes of values as one word."""
     BYTES: tl.constexpr = TILE[UNIT] // FORMAT[CODES_PER_BYTE]  # of a word
     WORD: tl.constexpr = tl.int64 if BYTES == 8 else tl.int32 if BYTES == 4 else tl.int16
-    row, block = numbers(TILE[ROWS], TILE)[:, None, None], numbers(TILE[BLOCKS], TILE)[None, :, None]
+    row, block = block_axes(TILE)
     word = block * (TILE[BLOCK] // TILE[UNIT]) + numbers(TILE[BLOCK] // TILE[UNIT], TILE)[None, None, :]
     pointer = ptr.to(tl.pointer_type(WORD), bitcast=True) + (row * (stride_row // BYTES) + word)
     if TILE[MASKED]:

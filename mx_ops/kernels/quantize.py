@@ -47,7 +47,19 @@ from .rules import (
     to_float32,
     usable,
 )
-from .tile import GROUP, amax_of_parts, by_rows, in_order, load_tile, numbers, random_parts, store_bytes, store_scales, store_words
+from .tile import (
+    GROUP,
+    amax_of_parts,
+    block_axes,
+    by_rows,
+    in_order,
+    load_tile,
+    numbers,
+    random_parts,
+    store_bytes,
+    store_scales,
+    store_words,
+)
 
 # Only a GPU shows: where words and scales are stored, what `max_contiguous` claims (test_on_gpu, "Addresses").
 
@@ -92,7 +104,7 @@ def quantize_kernel(
         if seed_ptr is not None:
             random = randoms[0]
         codes = bytes_of_blocks(parts[0], random, tensor_scale, factor, nan, FORMAT, TILE)
-        row, block = numbers(TILE[ROWS], TILE)[:, None, None], numbers(TILE[BLOCKS], TILE)[None, :, None]
+        row, block = block_axes(TILE)
         BYTES: tl.constexpr = TILE[BLOCK] // FORMAT[CODES_PER_BYTE]  # of a block
         byte = block * BYTES + numbers(BYTES, TILE)[None, None, :]
         if TILE[PACKED]:
@@ -122,7 +134,7 @@ def load_blocks(ptr, stride_row, stride_length, rows_left, elements_left, TILE: 
     """
     COUNT: tl.constexpr = TILE[LOADS]
     LENGTH: tl.constexpr = TILE[BLOCK] // COUNT
-    row, block = numbers(TILE[ROWS], TILE)[:, None, None], numbers(TILE[BLOCKS], TILE)[None, :, None]
+    row, block = block_axes(TILE)
     loaded = ()
     for j in tl.static_range(COUNT):
         element = block * TILE[BLOCK] + (j * LENGTH + numbers(LENGTH, TILE)[None, None, :])

@@ -45,6 +45,12 @@ def matrix_axes(LINES: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
+def block_axes(TILE: tl.constexpr):
+    """The numbers of the rows and the blocks of a tile of one part, along its axes."""
+    return numbers(TILE[ROWS], TILE)[:, None, None], numbers(TILE[BLOCKS], TILE)[None, :, None]
+
+
+@triton.jit
 def part_axes(TILE: tl.constexpr):
     """The numbers of the rows and of the elements of part 0; those of part j are j further on.
 
@@ -52,8 +58,8 @@ def part_axes(TILE: tl.constexpr):
     threads of three axes otherwise.
     """
     if TILE[PARTS] == 1:
-        row = numbers(TILE[ROWS], TILE)[:, None, None]
-        element = numbers(TILE[BLOCKS], TILE)[None, :, None] * TILE[BLOCK] + numbers(TILE[BLOCK], TILE)[None, None, :]
+        row, block = block_axes(TILE)
+        element = block * TILE[BLOCK] + numbers(TILE[BLOCK], TILE)[None, None, :]
     elif TILE[WHOLE]:
         TOGETHER: tl.constexpr = TILE[ROWS_PER_THREAD]
         block, row = matrix_axes(TILE[BLOCKS], TILE[ROWS], TILE)
